@@ -1,0 +1,150 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Launcher finds and starts the process that owns a module's data.
+type Launcher interface {
+	// Start spawns the replica of a module, detached from this process (it
+	// outlives the daemon), and returns when its control socket answers. A
+	// replica that cannot start (a directory that does not exist, a mount that
+	// fails) is an error whose text says why.
+	Start(ctx context.Context, module string, o StartOptions) (Replica, error)
+
+	// Attach finds the replica that already runs; ErrNoReplica if none does. It
+	// never starts one.
+	Attach(ctx context.Context, module string) (Replica, error)
+}
+
+// StartOptions says how a replica starts.
+type StartOptions struct {
+	// Degraded: the module's data is served here without replication (§5.6).
+	// The replica mounts, never listens for a second and never joins a primary.
+	Degraded bool
+}
+
+// Replica is what the automaton needs of the data side. A replica that has just
+// been started is read-only and belongs to nobody until Promote or Follow.
+//
+// Every call is idempotent: a daemon that was killed between a call and its
+// answer makes the call again. Calls may run concurrently (Outdate and Alone in
+// particular do not wait for Follow or Demote to end). When the replica dies,
+// calls that are under way return an error and Events is closed.
+type Replica interface {
+	// Status says what the replica is and what it knows of its data.
+	Status(ctx context.Context) (ReplicaStatus, error)
+
+	// Promote makes this node the primary of epoch, which is greater than every
+	// epoch that either node has seen (not necessarily by one). It ends what
+	// Follow started, applies everything that was received, durably records
+	// epoch, then turns the mount writable. Until Alone is called or a second
+	// has joined, changes by applications wait: the peer may not know yet that it
+	// is out of date.
+	//
+	// On a replica that is primary already it raises the epoch and nothing else.
+	// A second is up to date if it was Synced and not outdated since.
+	// Without force, ErrNotUptodate or ErrInconsistent refuse; ForcePrim
+	// accepts what is not up to date, ForcePrimforce also what is inconsistent.
+	Promote(ctx context.Context, epoch uint64, force Force) error
+
+	// Alone lets the primary of epoch go on without the peer: it durably records
+	// so (before the first answer), and answers the calls that waited. A link
+	// that a second has opened since it was lost stays. No effect when nothing
+	// waits.
+	Alone(ctx context.Context, epoch uint64) error
+
+	// Follow makes this node the read-only second of the primary of epoch at
+	// addr (host:port) and returns; joining goes on in the background, and is
+	// tried again, after every loss too, until another call says otherwise.
+	// full asks for a full synchronisation.
+	Follow(ctx context.Context, epoch uint64, addr string, full bool) error
+
+	// Outdate records durably that the data here is not up to date: the primary
+	// of epoch goes on without it. It refuses Promote without force until the
+	// next Synced. A Follow that is under way goes on.
+	Outdate(ctx context.Context, epoch uint64) error
+
+	// Demote ends the reign of this primary: it waits until the second has
+	// applied every operation, then turns read-only. Without a second it only
+	// turns read-only. After it the data is as up to date as it was.
+	Demote(ctx context.Context) error
+
+	// Stop unmounts and ends the process. clean: the data is recorded as ended in
+	// order, so that the next start knows what it has.
+	Stop(ctx context.Context, clean bool) error
+
+	// Events tells what happens to the data by itself. It is closed when the
+	// replica dies or the connection to it is lost.
+	Events() <-chan ReplicaEvent
+}
+
+// Force says what Promote may overlook.
+type Force uint8
+
+// How much Promote is forced.
+const (
+	NoForce        Force = iota
+	ForcePrim            // data that may not be up to date (command prim)
+	ForcePrimforce       // data that may be inconsistent (command primforce)
+)
+
+// Refusals of the data side.
+var (
+	ErrNoReplica    = errors.New("no replica runs for this module")
+	ErrNotUptodate  = errors.New("data may be not up to date")
+	ErrInconsistent = errors.New("data may be inconsistent (stopped during reintegration)")
+)
+
+// ReplicaEventKind says what happened to a replica.
+type ReplicaEventKind uint8
+
+// The kinds of ReplicaEvent.
+const (
+	// PeerLost: the stream of this epoch is broken. On the primary, changes by
+	// applications wait until Alone, or until a second has joined again.
+	PeerLost ReplicaEventKind = iota + 1
+	// PeerJoined: a stream is up and synchronisation begins. The second has
+	// durably recorded that its data is being changed, so a primary goes on.
+	PeerJoined
+	// Synced: the second's data is the primary's, and stays so (both sides say so).
+	Synced
+	// ReplicaFailed: the replica cannot go on (R13: a failed fsync…). Text says
+	// why; it ends by itself.
+	ReplicaFailed
+	// ReplicaLog: a line for the module log: Level, Source, Text.
+	ReplicaLog
+)
+
+// ReplicaEvent is something that happened to a replica by itself.
+type ReplicaEvent struct {
+	Kind   ReplicaEventKind
+	Epoch  uint64
+	Text   string
+	Level  Level
+	Source string // "reintegre", "nfsadmin", …
+}
+
+// ReplicaStatus is what a replica knows of itself and of its data.
+type ReplicaStatus struct {
+	Role       string // as in rfs.state, for people
+	Epoch      uint64 // of the primary whose operations the data holds; 0: never had one
+	Uptodate   bool   // surely the newest: may be primary without asking the peer
+	Consistent bool   // not in the middle of a synchronisation: may be primary at all
+	Connected  bool   // the stream to the peer is up
+	Synced     bool   // …and the second's data is the primary's
+	Frozen     bool   // primary: changes wait, see PeerLost
+	Degraded   bool
+	Rank       int // of two data of the same epoch the greater knows more
+	Progress   ReplicaProgress
+}
+
+// ReplicaProgress is how far a synchronisation is. All zero when none runs.
+type ReplicaProgress struct {
+	FilesDone, FilesLeft int64
+	BytesDone, BytesLeft int64
+	Rate                 int64         // bytes a second
+	Left                 time.Duration // time left
+}
