@@ -1,0 +1,79 @@
+package reintegrate
+
+import (
+	"io"
+
+	"github.com/skfs/skfs/journal"
+)
+
+// Sink is one replicated directory of SECOND, as a Target changes it. Everything
+// is named by FileID, names by the FileID of their directory. Errors are, or
+// wrap, a syscall.Errno.
+//
+// Calls that change names come one at a time and never beside another operation
+// (SyncBegin, SyncDir and SyncEnd are barriers in the stream); those of
+// SinkObjects come side by side for different objects, and Open beside anything.
+type Sink interface {
+	SinkNames
+	SinkObjects
+}
+
+// SinkNames changes the names. The holding area is a directory in the root of
+// the tree, hidden from applications, on the same file system: what is held has
+// lost its name here and may be wanted by another.
+type SinkNames interface {
+	Tree() uint8
+
+	// Begin prepares Find for every object of the tree that has a valid FileID,
+	// those left in the holding area by an interrupted pass included. The root
+	// has journal.RootID(Tree()).
+	Begin() error
+
+	// List returns the names in a directory, with FileIDs where there are valid
+	// ones, Mode (the type at least), Rdev and Target; the same things are left
+	// out as by Source.WithDir.
+	List(dir journal.FileID) ([]Entry, error)
+	// Lookup is List for one name; ENOENT if there is none.
+	Lookup(dir journal.FileID, name string) (Entry, error)
+
+	// Create makes the object that e describes, with the FileID e.ID: an empty
+	// file, an empty directory, a symlink, a node.
+	Create(dir journal.FileID, e *Entry) error
+	// Place makes name in dir a name of an object that Find knows. A directory
+	// moves here; of anything else one held name moves here, and if it has none
+	// it gets one more name. No such name is in dir when this is called.
+	Place(id, dir journal.FileID, name string) error
+	// Identify gives the object at name the FileID id, in place of any it had.
+	Identify(dir journal.FileID, name string, id journal.FileID) error
+	// Hold moves a name, whatever it names, full directories included, to the
+	// holding area. What has a FileID is still found by it there.
+	Hold(dir journal.FileID, name string) error
+	// Keep gives a file that has no name (KindTmpfile) one in the holding area.
+	Keep(id journal.FileID) error
+	// DropHeld deletes the holding area with all that is in it, without leaving
+	// the tree, and returns how many names it deleted. The times of the root are
+	// afterwards what they were before.
+	DropHeld() (int64, error)
+}
+
+// SinkObjects reads and changes objects that have a FileID.
+type SinkObjects interface {
+	// Find describes an object as Lookup does, wherever it is, without Name;
+	// ENOENT if there is none.
+	Find(id journal.FileID) (Entry, error)
+	// Open opens a regular file for reading.
+	Open(id journal.FileID) (SinkFile, error)
+	// Punch makes a range of a regular file a hole, as far as it lies within the
+	// file; the size stays.
+	Punch(id journal.FileID, off, n int64) error
+	// SetAttrs makes all attributes exactly these, in an order in which none
+	// undoes another: size of a regular file, owner, xattrs (others than these
+	// and trusted.skfs.* are removed), mode, times last.
+	SetAttrs(id journal.FileID, a *Attrs) error
+}
+
+// SinkFile is an open file of SECOND.
+type SinkFile interface {
+	File
+	io.Closer
+}

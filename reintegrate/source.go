@@ -1,0 +1,95 @@
+package reintegrate
+
+import (
+	"io"
+
+	"github.com/skfs/skfs/journal"
+)
+
+// Source is one replicated directory of PRIM, as a pass reads it. Its locks are
+// those that live operations take: what f sees under them, and what it sends, is
+// ordered with every live change of the same object. The methods are called
+// concurrently. An error that matches os.ErrNotExist (ENOENT) means that the
+// object has gone, or has no data or names of that sort; everything else ends the
+// pass. An error of f is returned as it is.
+//
+// WithDir, WithRange and WithObject may hold at most the locks of the one object
+// they name: f waits for room in the stream.
+type Source interface {
+	Tree() uint8
+
+	// WithDir calls f with all names in dir, in any order, while the names of dir
+	// cannot change: "." and ".." , the holding area, what is not replicated and
+	// the mount points of other file systems are left out. f keeps entries only
+	// until it returns. Every entry has a FileID: the source gives one to an
+	// object that is met for the first time.
+	WithDir(dir journal.FileID, f func(entries []Entry) error) error
+
+	// WithRange calls f while bytes [off, off+n) of a regular file, and its end
+	// if that lies in the range, cannot change. n reaches math.MaxInt64-off.
+	WithRange(id journal.FileID, off, n int64, f func(File) error) error
+
+	// WithObject calls f while nothing of the object can change: data, size,
+	// attributes, xattrs; of a directory also the names. file is nil if it is not
+	// a regular file.
+	WithObject(id journal.FileID, f func(a *Attrs, file File) error) error
+
+	// Stat describes an object as Entry does, Name left empty. It takes no lock:
+	// Filter calls it while the caller holds those of the object.
+	Stat(id journal.FileID) (Entry, error)
+
+	// Orphans lists the open files that have no name but may still get one
+	// (O_TMPFILE): no directory leads the pass to them.
+	Orphans() ([]journal.FileID, error)
+}
+
+// Entry is a name in a directory and what is needed to make the object it names:
+// what cannot change of it later (type, device number, symlink target), and a
+// first idea of the rest. SyncAttrs settles the attributes under their lock.
+type Entry struct {
+	Name   string
+	ID     journal.FileID // zero: none that is valid (only on SECOND)
+	Mode   uint32         // with the S_IFMT bits
+	UID    uint32
+	GID    uint32
+	Rdev   uint32
+	Nlink  uint32
+	Size   int64
+	Mtime  journal.Time
+	Target string // of a symlink
+}
+
+// Type is the S_IFMT part of Mode.
+func (e *Entry) Type() uint32 { return e.Mode & sIFMT }
+
+// Attrs is everything that an object carries besides its names and data. The
+// xattrs are all that there are, ACLs and security.* included, without
+// trusted.skfs.*.
+type Attrs struct {
+	Mode   uint32 // with the S_IFMT bits
+	UID    uint32
+	GID    uint32
+	Size   int64 // of a regular file
+	Atime  journal.Time
+	Mtime  journal.Time
+	Xattrs []Xattr
+}
+
+// Xattr is one extended attribute.
+type Xattr struct {
+	Name  string
+	Value []byte
+}
+
+// File is the data of a regular file, read on the backing file system. FD
+// implements it.
+type File interface {
+	io.ReaderAt
+	Size() (int64, error)
+	// DataRanges returns the parts of [off, off+n) that are not holes, in order,
+	// without overlap, cut at the end of the file.
+	DataRanges(off, n int64) ([]Range, error)
+}
+
+// Range is the bytes [Off, End) of a file.
+type Range struct{ Off, End int64 }

@@ -1,0 +1,24 @@
+package reintegrate
+
+import "github.com/skfs/skfs/journal"
+
+// Stream is PRIM's end of the ordered stream, as a pass uses it: *journal.Sender
+// behind Over. An operation has its place in the order when Submit, Post or Start
+// returns. All of them wait while the queue is full and return an error for ever
+// once the stream is broken.
+type Stream interface {
+	// Submit queues op. op.Data stays untouched until Wait has returned for the
+	// Seq or a later one.
+	Submit(op *journal.Op) (journal.Seq, error)
+	Wait(seq journal.Seq) error
+	// Post queues a copy of op.
+	Post(op *journal.Op) error
+	// Start queues op, which is of an answered kind.
+	Start(op *journal.Op) (Answer, error)
+}
+
+// Answer is what SECOND is going to say to one operation.
+type Answer interface {
+	// Result waits. An error means that the stream broke.
+	Result() (journal.Result, error)
+}
