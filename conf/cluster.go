@@ -159,7 +159,7 @@ func (s *scanner) lan(n *node) Lan {
 	addrs := map[string]string{}
 	for _, nn := range n.all("node") {
 		node := Node{nn.str("name"), nn.str("addr"), nn.str("laddr")}
-		if _, dup := l.Node(node.Name); dup {
+		if _, dup := l.Node(node.Name); dup && node.Name != "" {
 			s.addf(nn.at("name"), "node %s stands twice in lan %s", node.Name, l.Name)
 		}
 		if what := checkAddr(node.Addr, true); what != "" && nn.has("addr") {

@@ -263,6 +263,7 @@ func (h *Heart) flow() *Heartbeat {
 
 func (s *scanner) heart(n *node, c *Cluster) *Heart {
 	h := &Heart{Port: int(n.num("port")), Pulse: n.dur("pulse", time.Millisecond), Timeout: n.dur("timeout", time.Millisecond)}
+	s.delays(n, h.Pulse, h.Timeout)
 	idents := map[string]bool{}
 	for _, b := range n.all("heartbeat") {
 		hb := Heartbeat{Name: s.lanOf(b, c), Ident: b.str("ident"), Port: h.Port, Pulse: h.Pulse, Timeout: h.Timeout}
@@ -272,16 +273,14 @@ func (s *scanner) heart(n *node, c *Cluster) *Heart {
 		if b.has("port") {
 			hb.Port = int(b.num("port"))
 		}
-		timeoutAt := n
 		if b.has("pulse") {
 			hb.Pulse = b.dur("pulse", time.Millisecond)
 		}
 		if b.has("timeout") {
-			hb.Timeout, timeoutAt = b.dur("timeout", time.Millisecond), b
+			hb.Timeout = b.dur("timeout", time.Millisecond)
 		}
-		if hb.Timeout <= hb.Pulse {
-			s.addf(timeoutAt.at("timeout"), "timeout is %d ms and pulse %d ms: a timeout shorter than the delay between two heartbeats always strikes",
-				hb.Timeout.Milliseconds(), hb.Pulse.Milliseconds())
+		if b.has("pulse") || b.has("timeout") {
+			s.delays(b, hb.Pulse, hb.Timeout)
 		}
 		if hb.Ident != "" && idents[hb.Ident] {
 			s.addf(b.at("ident"), "two heartbeats are called %s: give each an ident of its own", hb.Ident)
@@ -290,6 +289,13 @@ func (s *scanner) heart(n *node, c *Cluster) *Heart {
 		h.Heartbeats = append(h.Heartbeats, hb)
 	}
 	return h
+}
+
+func (s *scanner) delays(n *node, pulse, timeout time.Duration) {
+	if timeout <= pulse {
+		s.addf(n.at("timeout"), "timeout is %d ms and pulse %d ms: a timeout shorter than the delay between two heartbeats always strikes",
+			timeout.Milliseconds(), pulse.Milliseconds())
+	}
 }
 
 // lanOf finds the network that <heartbeat> or <flow> names: by name, or in the
@@ -393,21 +399,17 @@ func (s *scanner) flow(n *node, r *RFS, m *Module, c *Cluster) {
 }
 
 func (s *scanner) replicated(n *node, r *RFS) {
-	dir := n.str("dir")
-	if n.has("dir") {
-		switch {
-		case !path.IsAbs(dir):
-			s.addf(n.at("dir"), "dir=%q: expected an absolute path", dir)
-		case path.Clean(dir) == "/":
-			s.addf(n.at("dir"), "dir=%q: the root of the system cannot be replicated", dir)
-		case strings.ContainsRune(dir, 0):
-			s.addf(n.at("dir"), "dir=%q holds a zero byte", dir)
-		default:
-			dir = path.Clean(dir)
-			for _, o := range r.Replicated {
-				if within(dir, o.Dir) || within(o.Dir, dir) {
-					s.addf(n.at("dir"), "replicated directories %s and %s lie in each other: replicate the outer one only", dir, o.Dir)
-				}
+	dir := path.Clean(n.str("dir"))
+	switch {
+	case !n.has("dir"): // reported
+	case !path.IsAbs(dir):
+		s.addf(n.at("dir"), "dir=%q: expected an absolute path", n.str("dir"))
+	case dir == "/":
+		s.addf(n.at("dir"), "dir=%q: the root of the system cannot be replicated", n.str("dir"))
+	default:
+		for _, o := range r.Replicated {
+			if within(dir, o.Dir) || within(o.Dir, dir) {
+				s.addf(n.at("dir"), "replicated directories %s and %s lie in each other: replicate the outer one only", dir, o.Dir)
 			}
 		}
 	}
@@ -433,7 +435,9 @@ func (s *scanner) replicated(n *node, r *RFS) {
 	for _, x := range n.all("tocheck") {
 		d.ToCheck = append(d.ToCheck, s.relative(x))
 	}
-	r.Replicated = append(r.Replicated, d)
+	if path.IsAbs(dir) && dir != "/" { // no later one shall be compared with a wrong one
+		r.Replicated = append(r.Replicated, d)
+	}
 }
 
 // relative reads a path that must lie below the replicated directory.
