@@ -70,7 +70,7 @@ const (
 	KindSetXattr         // Name Data Flags(XATTR_*)
 	KindRemoveXattr      // Name
 	KindFallocate        // Flags(FALLOC_FL_*) Off Len
-	KindFsync            // Flags(1: data only): always answered; see Sender.Call
+	KindFsync            // Flags(1: data only): always answered; see Sender.Start
 	KindTimes            // Mtime: the modification time as the primary has it, sent when it has settled
 	KindRelease          // ID is open nowhere any more (a file without names may go)
 

@@ -1,0 +1,36 @@
+package journal
+
+// Entry is a name in a directory and what is needed to make the object it names.
+type Entry struct {
+	Name   string
+	ID     FileID // zero: the object has no valid identity
+	Mode   uint32 // with the S_IFMT bits
+	UID    uint32
+	GID    uint32
+	Rdev   uint32
+	Nlink  uint32
+	Size   int64 // bytes
+	Mtime  Time
+	Target string // of a symlink
+}
+
+// Attrs is everything that an object carries besides its names and data. The
+// xattrs are all that there are, ACLs and security.* included, without skfs's own.
+type Attrs struct {
+	Mode   uint32 // with the S_IFMT bits
+	UID    uint32
+	GID    uint32
+	Size   int64 // bytes, of a regular file
+	Atime  Time
+	Mtime  Time
+	Xattrs []Xattr
+}
+
+// Xattr is one extended attribute.
+type Xattr struct {
+	Name  string
+	Value []byte
+}
+
+// Range is the bytes [Off, End) of a file.
+type Range struct{ Off, End int64 }

@@ -1,0 +1,46 @@
+package journal
+
+// Keys are the objects that op touches. Operations with a key in common are
+// applied in the order of their Seqs.
+func Keys(op *Op) []FileID {
+	var keys [4]FileID
+	n := opKeys(op, &keys)
+	return append([]FileID(nil), keys[:n]...)
+}
+
+func opKeys(op *Op, keys *[4]FileID) (n int) {
+	switch op.Kind {
+	case KindSyncHash, KindMark: // order does not matter to them
+		return 0
+	}
+	if isBarrier(op) {
+		return 0 // ordered with everything
+	}
+candidates:
+	for _, id := range [...]*FileID{&op.ID, &op.Parent, &op.Parent2, &op.ID2} {
+		if id.IsZero() {
+			continue
+		}
+		for i := range n {
+			if keys[i] == *id {
+				continue candidates
+			}
+		}
+		keys[n] = *id
+		n++
+	}
+	return n
+}
+
+// isBarrier says whether op comes after everything before it and before
+// everything after it: the steps of a reintegration that move names about, and
+// a flush of everything.
+func isBarrier(op *Op) bool {
+	switch op.Kind {
+	case KindSyncBegin, KindSyncDir, KindSyncEnd:
+		return true
+	case KindFsync:
+		return op.ID.IsZero()
+	}
+	return false
+}
