@@ -125,8 +125,9 @@ func (p Paths) checkTree(am, dir string, c *Cluster) (*Module, error) {
 }
 
 // Apply checks the current configuration of module am and makes it the active
-// one. Old or new, whole, is in force whenever a crash comes.
-func (p Paths) Apply(am string, c *Cluster, now time.Time) (*Active, error) {
+// one. Old or new, whole, is in force whenever a crash comes. allow, which may
+// be nil, sees the new configuration before it takes effect and can refuse it.
+func (p Paths) Apply(am string, c *Cluster, now time.Time, allow func(*Module) error) (*Active, error) {
 	unlock, err := p.lock()
 	if err != nil {
 		return nil, err
@@ -154,6 +155,11 @@ func (p Paths) Apply(am string, c *Cluster, now time.Time) (*Active, error) {
 	m, err := p.checkTree(am, fresh, c)
 	if err != nil {
 		return nil, relocate(err, fresh, p.ModuleDir(am))
+	}
+	if allow != nil {
+		if err := allow(m); err != nil {
+			return nil, err
+		}
 	}
 	info := activeInfo{date: now.Truncate(time.Second), env: m.Env}
 	if info.signature, _, err = treeSignature(fresh); err != nil {

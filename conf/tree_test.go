@@ -106,7 +106,7 @@ func TestModuleLife(t *testing.T) {
 	}
 
 	day := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	if _, err := p.Apply("app", c, day); err != nil {
+	if _, err := p.Apply("app", c, day, nil); err != nil {
 		t.Fatal(err)
 	}
 	a, err := p.Active("app", c)
@@ -128,7 +128,7 @@ func TestModuleLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := tree(t, p.ActiveModules())
-	_, err = p.Apply("app", c, day)
+	_, err = p.Apply("app", c, day, nil)
 	if err == nil || !strings.HasPrefix(err.Error(), edit+":1:7: ") {
 		t.Fatalf("Apply of a mistake: %v", err)
 	}
@@ -148,7 +148,7 @@ func TestModuleLife(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(p.ModuleDir("app"), "bin/stop_prim"), []byte("#!/bin/sh\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Apply("app", c, day); err != nil {
+	if _, err := p.Apply("app", c, day, nil); err != nil {
 		t.Fatal(err)
 	}
 	if d := cmp.Diff(map[string]string{"stop_prim": "-rwxr-xr-x #!/bin/sh\n"}, tree(t, p.UserBin("app"))); d != "" {
@@ -166,7 +166,7 @@ func TestModuleLife(t *testing.T) {
 		t.Fatal(d)
 	}
 	// Two modules cannot replicate the same directory.
-	if _, err := p.Apply("copy", c, day); err == nil || !strings.Contains(err.Error(), "of module app lie in each other") {
+	if _, err := p.Apply("copy", c, day, nil); err == nil || !strings.Contains(err.Error(), "of module app lie in each other") {
 		t.Fatalf("Apply of a second module with the same directory: %v", err)
 	}
 
@@ -202,7 +202,7 @@ func TestLeftovers(t *testing.T) {
 	if _, err := p.Install("app", file, InstallOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Apply("app", c, time.Now()); err != nil {
+	if _, err := p.Apply("app", c, time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 	for rel := range tree(t, p.Safe) {
@@ -398,7 +398,7 @@ func TestEnvironmentIsFrozen(t *testing.T) {
 	if _, err := p.Install("app", file, InstallOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Apply("app", c, time.Now()); err != nil {
+	if _, err := p.Apply("app", c, time.Now(), nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("SKFS_TEST_DIR", "/srv/now")

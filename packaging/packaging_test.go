@@ -33,7 +33,7 @@ func TestTemplates(t *testing.T) {
 		if _, err := p.Install(name, filepath.Join(p.Templates(), name+".safe"), conf.InstallOptions{}); err != nil {
 			t.Fatal(err)
 		}
-		a, err := p.Apply(name, c, time.Now())
+		a, err := p.Apply(name, c, time.Now(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,43 @@
+package conf
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestStaticChanges(t *testing.T) {
+	c, err := ParseCluster("c", strings.NewReader(twoNodes))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const base = `<safe><service mode="mirror"><heart><heartbeat name="default"/></heart>
+		<rfs><replicated dir="/d"><notreplicated regexpath="a.*"/></replicated></rfs><user/></service></safe>`
+	parse := func(src string) *Module {
+		m, err := ParseUserConfig("u", strings.NewReader(src), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for _, tc := range []struct {
+		from, to string
+		want     []string
+	}{
+		{"", "", nil},
+		{`mode="mirror"`, `mode="mirror" boot="on" maxloop="9" loop_interval="1"`, nil},
+		{`<heartbeat name="default"/>`, `<heartbeat name="repli"/>`, nil},
+		{`<rfs>`, `<rfs async="none" nbrei="9" reitimeout="9" reidetail="on"><flow name="repli"/>`, nil},
+		{`<user/>`, ``, nil},
+		{`<rfs>`, `<rfs nbremconn="2">`, []string{"rfs"}},
+		{`"/d"`, `"/e"`, []string{"rfs"}},
+		{`"a.*"`, `"b.*"`, []string{"rfs"}},
+		{`mode="mirror"`, `mode="mirror" failover="off" boot_delay="3"`, []string{"failover", "boot_delay"}},
+	} {
+		got := StaticChanges(parse(base), parse(strings.Replace(base, tc.from, tc.to, 1)))
+		if d := cmp.Diff(tc.want, got); d != "" {
+			t.Errorf("%s → %s: %s", tc.from, tc.to, d)
+		}
+	}
+}
