@@ -1,10 +1,503 @@
 package journal
 
-import "errors"
+import (
+	"bufio"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 
-// ReceiveLog placeholder until receivelog is written below.
-type ReceiveLog struct{}
+	"golang.org/x/sys/unix"
+)
 
+// DefaultSegmentBytes is the size from which a segment is full.
+const DefaultSegmentBytes = 64 << 20
+
+// maxSegments is how many full segments may wait for their flush before the
+// log makes its writer wait for it too.
+const maxSegments = 8
+
+// spareSegments are kept for reuse: writing over allocated blocks spares the
+// file system's own journal a commit at every flush.
+const spareSegments = 2
+
+// ReceiveLogOptions are the choices of a receive log.
+type ReceiveLogOptions struct {
+	// Flush makes everything durable that was applied before the call, as
+	// syncfs of the backing file systems does. It must be set.
+	Flush func() error
+	// SegmentBytes defaults to DefaultSegmentBytes.
+	SegmentBytes int64
+
+	wrap func(logFile) logFile // for tests that break disks
+}
+
+// logFile is what a segment needs of its file.
+type logFile interface {
+	io.WriterAt
+	Datasync() error
+	Close() error
+}
+
+type diskFile struct{ *os.File }
+
+func (f diskFile) Datasync() error {
+	for {
+		if err := unix.Fdatasync(int(f.Fd())); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// ReceiveLog keeps on the second host's disk what async="none" has promised to
+// have there: the operations of one stream, from some time before the first
+// that may not be in the data durably. One flush covers a whole batch.
+//
+// It holds one contiguous run of one epoch. Before another run begins the owner
+// calls Settle (all of it is applied), Replay (after a crash) or Discard.
+//
+// An error of the disk is final: what it concerns may or may not be there, and
+// asking again would say that it is. Every later call returns the same error.
+type ReceiveLog struct {
+	dir string
+	o   ReceiveLogOptions
+
+	mu       sync.Mutex
+	err      error
+	trimming bool       // a goroutine flushes and frees full segments
+	trimmed  *sync.Cond // signalled when it ends
+	old      []segment  // full, oldest first
+	spare    []string   // files to reuse
+	serial   uint64     // of the newest segment
+	flushed  Seq        // operations up to it are in the data, on disk
+	found    Contents   // what the log holds, Last kept up by append
+
+	// Owned by whoever calls append, one at a time.
+	file logFile // the newest segment, nil if there is none
+	path string
+	size int64
+	w    *bufio.Writer
+}
+
+type segment struct {
+	path string
+	last Seq
+}
+
+// Contents is what a log holds: operations After+1 to Last, none if they are
+// equal.
+type Contents struct {
+	Epoch       Epoch
+	After, Last Seq
+}
+
+// Empty says whether there is no operation.
+func (c Contents) Empty() bool { return c.After == c.Last }
+
+// OpenReceiveLog opens the log in dir, which it makes if need be, and checks
+// what is in it.
+func OpenReceiveLog(dir string, o ReceiveLogOptions) (*ReceiveLog, error) {
+	if o.Flush == nil {
+		return nil, errors.New("open the receive log: Flush must be set")
+	}
+	if o.SegmentBytes <= 0 {
+		o.SegmentBytes = DefaultSegmentBytes
+	}
+	if o.wrap == nil {
+		o.wrap = func(f logFile) logFile { return f }
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open the receive log: %w", err)
+	}
+	l := &ReceiveLog{dir: dir, o: o}
+	l.trimmed = sync.NewCond(&l.mu)
+	var err error
+	if l.found, err = l.walk(func(*Op) {}); err != nil {
+		return nil, fmt.Errorf("open the receive log: %w", err)
+	}
+	if l.spare, err = filepath.Glob(filepath.Join(dir, "*.spare")); err != nil {
+		return nil, fmt.Errorf("open the receive log: %w", err)
+	}
+	return l, nil
+}
+
+// Contents says what the log holds.
+func (l *ReceiveLog) Contents() Contents {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.found
+}
+
+// walk reads the segments on disk in order and calls each with what need not be
+// in the data yet. It also learns the newest serial.
+func (l *ReceiveLog) walk(each func(*Op)) (Contents, error) {
+	files, err := l.files()
+	if err != nil || len(files) == 0 {
+		return Contents{}, err
+	}
+	var c Contents
+	for i, f := range files {
+		b, err := os.ReadFile(f.path)
+		if err != nil {
+			return c, err
+		}
+		l.serial = max(l.serial, f.serial)
+		serial, flushed, err := parseSegmentHeader(b)
+		if err == nil && serial != f.serial {
+			err = fmt.Errorf("%w: its header says segment %x", ErrLog, serial)
+		}
+		if err != nil {
+			return c, fmt.Errorf("%s: %w", f.path, err)
+		}
+		if i == 0 {
+			c.Last = flushed
+		}
+		c.After = max(c.After, flushed)
+		first := true
+		err = parseRecords(b, serial, func(epoch Epoch, op *Op) error {
+			if first && i == 0 { // those before it were in segments that are freed
+				c.Epoch, c.Last = epoch, op.Seq-1
+				c.After = max(c.After, c.Last)
+			}
+			first = false
+			if epoch != c.Epoch || op.Seq != c.Last+1 {
+				return fmt.Errorf("%w: operation %d of epoch %d follows %d of epoch %d: the log is damaged before it",
+					ErrLog, op.Seq, epoch, c.Last, c.Epoch)
+			}
+			c.Last = op.Seq
+			return nil
+		})
+		if err != nil {
+			return c, fmt.Errorf("%s: %w", f.path, err)
+		}
+	}
+	// flushed of a later segment covers operations of earlier ones, so what is
+	// needed is known only now.
+	if c.After >= c.Last {
+		c.After = c.Last
+		return c, nil
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f.path)
+		if err != nil {
+			return c, err
+		}
+		serial, _, err := parseSegmentHeader(b)
+		if err != nil {
+			continue
+		}
+		parseRecords(b, serial, func(_ Epoch, op *Op) error {
+			if op.Seq > c.After {
+				each(op)
+			}
+			return nil
+		})
+	}
+	return c, nil
+}
+
+type segmentFile struct {
+	path   string
+	serial uint64
+}
+
+// files lists the segments, oldest first.
+func (l *ReceiveLog) files() ([]segmentFile, error) {
+	entries, err := os.ReadDir(l.dir)
+	if err != nil {
+		return nil, err
+	}
+	var files []segmentFile
+	for _, e := range entries {
+		hex, ok := strings.CutSuffix(e.Name(), ".log")
+		if serial, err := strconv.ParseUint(hex, 16, 64); ok && err == nil {
+			files = append(files, segmentFile{filepath.Join(l.dir, e.Name()), serial})
+		}
+	}
+	slices.SortFunc(files, func(a, b segmentFile) int { return cmp.Compare(a.serial, b.serial) })
+	return files, nil
+}
+
+// Replayed says what Replay did.
+type Replayed struct {
+	Contents
+	Failed int // operations whose Apply failed
+}
+
+// Replay applies what a crash left in the log, up to the first frame that was
+// not whole on disk: everything that was acked as durable lies before it. Then
+// it flushes the data and empties the log.
+//
+// The data may already hold any part of these operations: Apply must take an
+// operation again, one that cannot be done any more fails and is counted. Their
+// order makes the end the same.
+func (l *ReceiveLog) Replay(a Applier) (Replayed, error) {
+	var r Replayed
+	var err error
+	r.Contents, err = l.walk(func(op *Op) {
+		if res := a.Apply(op); res.Errno != 0 {
+			r.Failed++
+		}
+	})
+	if err != nil {
+		return r, fmt.Errorf("replay the receive log: %w", err)
+	}
+	return r, l.Settle()
+}
+
+// Settle empties the log after a flush of the data. The caller says that
+// everything in the log is applied, and that nothing is appending.
+func (l *ReceiveLog) Settle() error {
+	l.waitTrim()
+	if err := l.Err(); err != nil {
+		return err
+	}
+	if !l.Contents().Empty() {
+		if err := l.o.Flush(); err != nil {
+			return l.fail(fmt.Errorf("flush the data that the receive log covers: %w", err))
+		}
+	}
+	return l.Discard()
+}
+
+// Discard empties the log. The caller says that it does not matter, and that
+// nothing is appending.
+func (l *ReceiveLog) Discard() error {
+	l.waitTrim()
+	if err := l.Err(); err != nil {
+		return err
+	}
+	l.closeFile()
+	files, err := l.files()
+	if err != nil {
+		return l.fail(err)
+	}
+	slices.Reverse(files) // a crash leaves a prefix
+	for _, f := range files {
+		if err := os.Remove(f.path); err != nil {
+			return l.fail(fmt.Errorf("empty the receive log: %w", err))
+		}
+	}
+	l.mu.Lock()
+	for _, path := range l.spare {
+		os.Remove(path)
+	}
+	l.old, l.spare, l.found, l.flushed = nil, nil, Contents{}, 0
+	l.mu.Unlock()
+	if err := syncDir(l.dir); err != nil {
+		return l.fail(err)
+	}
+	return nil
+}
+
+// Err is why the log cannot go on, nil if it can.
+func (l *ReceiveLog) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err
+}
+
+// Close leaves the log as it is on disk.
+func (l *ReceiveLog) Close() error {
+	l.waitTrim()
+	l.closeFile()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, path := range l.spare {
+		os.Remove(path)
+	}
+	l.spare = nil
+	if l.err == nil {
+		l.err = os.ErrClosed
+		return nil
+	}
+	return l.err
+}
+
+func (l *ReceiveLog) closeFile() {
+	if l.file != nil {
+		l.file.Close()
+		l.file = nil
+	}
+}
+
+func (l *ReceiveLog) fail(err error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil {
+		l.err = err
+	}
+	return l.err
+}
+
+// begin prepares for a run of operations from first on.
+func (l *ReceiveLog) begin(epoch Epoch, first Seq) error {
+	if c := l.Contents(); !c.Empty() {
+		return fmt.Errorf("the receive log holds operations %d to %d of epoch %d: replay, settle or discard it first",
+			c.After+1, c.Last, c.Epoch)
+	}
+	if err := l.Discard(); err != nil { // segments without anything that matters
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.found = Contents{Epoch: epoch, After: first - 1, Last: first - 1}
+	l.flushed = first - 1
+	return nil
+}
+
+// append makes operations durable, which follow those before. applied is how
+// far the data is.
 func (l *ReceiveLog) append(batch []*inbound, applied Seq) error {
-	return errors.New("the receive log is not written yet")
+	if err := l.Err(); err != nil {
+		return err
+	}
+	length := 0
+	for _, in := range batch {
+		length += len(in.frame)
+	}
+	if l.file == nil || l.size > segmentHeader && l.size+int64(recordHeader+length) > l.o.SegmentBytes {
+		if err := l.roll(); err != nil {
+			return l.fail(fmt.Errorf("begin a segment of the receive log: %w", err))
+		}
+	}
+	l.trim(applied)
+	l.w.Write(appendRecordHeader(nil, l.serial, length))
+	for _, in := range batch {
+		l.w.Write(in.frame)
+	}
+	err := l.w.Flush() // has the first error of Write
+	if err == nil {
+		err = l.file.Datasync()
+	}
+	if err != nil {
+		return l.fail(fmt.Errorf("write the receive log %s: %w", l.path, err))
+	}
+	l.mu.Lock()
+	l.found.Last = batch[len(batch)-1].op.Seq
+	l.mu.Unlock()
+	return nil
+}
+
+// roll begins the next segment, durably.
+func (l *ReceiveLog) roll() error {
+	l.mu.Lock()
+	if l.file != nil {
+		l.old = append(l.old, segment{l.path, l.found.Last})
+	}
+	l.serial++
+	path := filepath.Join(l.dir, fmt.Sprintf("%016x.log", l.serial))
+	header := appendSegmentHeader(nil, l.serial, l.flushed)
+	reuse := ""
+	if n := len(l.spare); n > 0 {
+		reuse, l.spare = l.spare[n-1], l.spare[:n-1]
+	}
+	l.mu.Unlock()
+	l.closeFile()
+
+	// The header is on disk before the name is: a file with the name of a
+	// segment is one.
+	name := path
+	if reuse == "" {
+		reuse = strings.TrimSuffix(path, ".log") + ".spare"
+	}
+	path = reuse
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	l.file, l.path, l.size = l.o.wrap(diskFile{f}), name, 0
+	// Room now is no error in the middle of a stream; where this is not
+	// supported the file grows as it is written.
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, l.o.SegmentBytes); err == unix.ENOSPC || err == unix.EDQUOT {
+		return err
+	}
+	l.w = bufio.NewWriterSize(&appender{l}, 256<<10)
+	l.w.Write(header)
+	if err := l.w.Flush(); err != nil {
+		return err
+	}
+	if err := l.file.Datasync(); err != nil {
+		return err
+	}
+	if err := os.Rename(path, name); err != nil {
+		return err
+	}
+	return syncDir(l.dir)
+}
+
+// appender writes at the end of the newest segment.
+type appender struct{ l *ReceiveLog }
+
+func (a *appender) Write(p []byte) (int, error) {
+	n, err := a.l.file.WriteAt(p, a.l.size)
+	a.l.size += int64(n)
+	return n, err
+}
+
+// trim frees full segments whose operations are applied, after a flush of the
+// data, beside the stream. With too many of them it waits.
+func (l *ReceiveLog) trim(applied Seq) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.trimming && len(l.old) >= maxSegments {
+		l.trimmed.Wait()
+	}
+	if l.trimming || len(l.old) == 0 || l.old[0].last > applied || l.err != nil {
+		return
+	}
+	l.trimming = true
+	go func() {
+		err := l.o.Flush()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		defer l.trimmed.Broadcast()
+		l.trimming = false
+		if err != nil {
+			if l.err == nil {
+				l.err = fmt.Errorf("flush the data that the receive log covers: %w", err)
+			}
+			return
+		}
+		l.flushed = max(l.flushed, applied)
+		l.found.After = l.flushed
+		for len(l.old) > 0 && l.old[0].last <= applied {
+			l.freeSegment(l.old[0].path)
+			l.old = l.old[1:]
+		}
+	}()
+}
+
+// freeSegment takes a file out of the log, oldest first, for reuse if there are
+// few. Whether that is durable does not matter: applying again does no harm.
+func (l *ReceiveLog) freeSegment(path string) {
+	spare := strings.TrimSuffix(path, ".log") + ".spare"
+	if len(l.spare) >= spareSegments || os.Rename(path, spare) != nil {
+		os.Remove(path)
+		return
+	}
+	l.spare = append(l.spare, spare)
+}
+
+func (l *ReceiveLog) waitTrim() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.trimming {
+		l.trimmed.Wait()
+	}
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }

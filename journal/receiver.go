@@ -115,6 +115,12 @@ func (r *Receiver) Run(ctx context.Context) error {
 		r.link.Close()
 		return errors.New(`receive with async="none": a receive log is needed`)
 	}
+	if r.o.Log != nil {
+		if err := r.o.Log.begin(r.o.Epoch, r.o.First); err != nil {
+			r.link.Close()
+			return err
+		}
+	}
 	var readers, logger, workers, teller sync.WaitGroup
 	stopTelling := make(chan struct{})
 	for i := range r.link.conns {
