@@ -6,7 +6,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const sIFMT = unix.S_IFMT
+const (
+	sIFMT   = unix.S_IFMT
+	sIFREG  = unix.S_IFREG
+	sIFDIR  = unix.S_IFDIR
+	sIFLNK  = unix.S_IFLNK
+	sIFCHR  = unix.S_IFCHR
+	sIFBLK  = unix.S_IFBLK
+	sIFIFO  = unix.S_IFIFO
+	sIFSOCK = unix.S_IFSOCK
+)
 
 // FD is a File read through a descriptor. Its file offset is not preserved by
 // DataRanges, so nothing may depend on it.

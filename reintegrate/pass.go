@@ -2,7 +2,14 @@ package reintegrate
 
 import (
 	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/skfs/skfs/journal"
 )
@@ -12,59 +19,304 @@ type Options struct {
 	Workers   int   // nbrei: files copied at a time; 3
 	ZoneSize  int64 // ruzone_blocksize: bytes of a large file locked at a time; 8 MiB
 	BlockSize int   // bytes compared by one hash, a divisor of ZoneSize; 64 KiB
-	Bandwidth int64 // reiallowedbw, but in bytes a second: the most that the copy sends; 0: no limit
-	Detail    bool  // reidetail: Logf each object that is changed on SECOND
+	Bandwidth int64 // reiallowedbw, here in bytes a second: the most that the copy sends; 0: no limit
+	Detail    bool  // reidetail: Logf for each file of which bytes were sent
 	Logf      func(format string, args ...any)
 }
 
-// Stats says what a pass did.
-type Stats struct {
-	Files    int64 // regular files passed
-	Others   int64 // directories, symlinks, devices, …
-	Copied   int64 // bytes sent
-	Compared int64 // bytes found equal by their hashes
-	Sent     int64 // files of which bytes were sent
-	Dropped  int64 // names of SECOND that PRIM does not have
-	Duration time.Duration
-}
-
-// Progress of a running pass.
-type Progress struct {
-	Walking              bool // directories are still being read: what is left grows
-	FilesDone, FilesLeft int64
-	BytesDone, BytesLeft int64         // of file content, sent or found equal
-	Rate                 int64         // content bytes a second, lately
-	Left                 time.Duration // estimate; 0: not known
+func (o *Options) setDefaults() error {
+	if o.Workers <= 0 {
+		o.Workers = 3
+	}
+	if o.ZoneSize <= 0 {
+		o.ZoneSize = 8 << 20
+	}
+	if o.BlockSize <= 0 {
+		o.BlockSize = int(min(64<<10, o.ZoneSize))
+	}
+	if o.Logf == nil {
+		o.Logf = func(string, ...any) {}
+	}
+	if o.ZoneSize%int64(o.BlockSize) != 0 || o.ZoneSize/int64(o.BlockSize) > maxBlocks {
+		return fmt.Errorf("reintegration: zone size %d: expected a multiple of the block size %d, of at most %d blocks",
+			o.ZoneSize, o.BlockSize, maxBlocks)
+	}
+	return nil
 }
 
 // Pass brings SECOND up to date: one for each join, over all trees of a module.
 type Pass struct {
-	sources []Source
+	sources map[uint8]Source
 	s       Stream
 	o       Options
+
+	table *table
+	queue *queue
+	meter meter
+	limit limiter
+
+	mu      sync.Mutex // protects what follows; a leaf
+	dirs    []dirRef   // listed, their attributes are to be sent at the end
+	retries map[journal.FileID]int
 }
 
-// NewPass prepares a pass. From the moment that live operations ask Filter,
-// everything counts as pending: nothing is forwarded. Run may begin later.
+// NewPass prepares a pass. From then on Filter counts everything as pending and
+// forwards nothing.
 func NewPass(trees []Source, s Stream, o Options) *Pass {
-	return &Pass{sources: trees, s: s, o: o}
+	p := &Pass{
+		sources: map[uint8]Source{}, s: s, o: o,
+		table: newTable(), queue: newQueue(), retries: map[journal.FileID]int{},
+		limit: limiter{rate: o.Bandwidth},
+	}
+	for _, t := range trees {
+		p.sources[t.Tree()] = t
+	}
+	return p
 }
 
-// Run carries the pass out. When it returns nil SECOND has everything, and Filter
-// lets everything through. After an error the next pass starts again.
-func (p *Pass) Run(ctx context.Context) (Stats, error) { panic("not yet") }
+func (p *Pass) source(tree uint8) Source { return p.sources[tree] }
+
+func (p *Pass) fail(err error) { p.queue.fail(err) }
+
+// Run carries the pass out, once. It begins when every live operation that has
+// not asked Filter has ended. When it returns nil, SECOND has everything and
+// Filter lets everything through, so that it need not be asked any more. After an
+// error the stream is of no use: the next pass needs a new one and starts again.
+func (p *Pass) Run(ctx context.Context) (Stats, error) {
+	if err := p.o.setDefaults(); err != nil {
+		return Stats{}, err
+	}
+	p.meter.begin(time.Now())
+	defer p.queue.watch(ctx)()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var g errgroup.Group
+	g.Go(func() error { return p.walk(ctx) })
+	for range p.o.Workers {
+		g.Go(func() error { return p.copyFiles(ctx) })
+	}
+	dropped, err := p.steer()
+	if err != nil {
+		p.fail(err) // and everybody leaves
+	}
+	cancel()
+	if werr := g.Wait(); err == nil {
+		err = werr
+	}
+	stats := p.meter.result(time.Now(), dropped)
+	if err != nil {
+		return stats, fmt.Errorf("reintegration: %w", err)
+	}
+	return stats, nil
+}
+
+// steer gives the walk and the workers their work, and ends the pass.
+func (p *Pass) steer() (dropped int64, err error) {
+	for tree := range p.sources {
+		if err := p.s.Post(&journal.Op{Kind: journal.KindSyncBegin, Tree: tree}); err != nil {
+			return 0, err
+		}
+		p.queue.addDir(dirRef{journal.RootID(tree), tree})
+	}
+	if err := p.queue.waitWalked(); err != nil {
+		return 0, err
+	}
+	p.table.endWalk()
+	if err := p.adoptOrphans(); err != nil {
+		return 0, err
+	}
+	// What Failed starts again is passed again, so this may take several rounds:
+	// when nothing is left after the answer to SyncEnd, every operation of the
+	// pass has done there what it should.
+	for {
+		if err := p.queue.waitIdle(); err != nil {
+			return 0, err
+		}
+		if err := p.sendDirAttrs(); err != nil {
+			return 0, err
+		}
+		n, err := p.end()
+		if dropped += n; err != nil {
+			return 0, err
+		}
+		if over, err := p.queue.finish(); over || err != nil {
+			return dropped, err
+		}
+	}
+}
+
+// adoptOrphans passes the files that were born without a name before the pass and
+// may still get one. From the end of the walk on they are all that is unknown.
+func (p *Pass) adoptOrphans() error {
+	for tree, src := range p.sources {
+		orphans, err := src.Orphans()
+		if err != nil {
+			return fmt.Errorf("open files without a name: %w", err)
+		}
+		for _, id := range orphans {
+			err := src.WithObject(id, func(a *Attrs, _ File) error {
+				if p.table.get(id) != pending { // it has got a name
+					return nil
+				}
+				err := p.s.Post(&journal.Op{Kind: journal.KindTmpfile, Tree: tree, ID: id, Mode: a.Mode, UID: a.UID, GID: a.GID})
+				if err != nil {
+					return err
+				}
+				p.table.bornNameless(id)
+				p.meter.found(a.Size)
+				p.queue.addFile(fileRef{id: id, size: a.Size, tree: tree, fresh: true})
+				return nil
+			})
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("open file %s without a name: %w", id, err)
+			}
+		}
+	}
+	return nil
+}
+
+// sendDirAttrs sends the attributes of all directories that were listed. No more
+// names change in them on behalf of the pass.
+func (p *Pass) sendDirAttrs() error {
+	p.mu.Lock()
+	dirs := p.dirs
+	p.dirs = nil
+	p.mu.Unlock()
+	for _, d := range dirs {
+		err := p.source(d.tree).WithObject(d.id, func(a *Attrs, _ File) error {
+			return p.sendAttrs(d.tree, d.id, a)
+		})
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrNotExist):
+			p.table.settle(d.id)
+		default:
+			return fmt.Errorf("attributes of directory %s: %w", d.id, err)
+		}
+	}
+	p.meter.other(int64(len(dirs)))
+	return nil
+}
+
+// sendAttrs settles an object whose data and names are settled. Its locks are
+// held.
+func (p *Pass) sendAttrs(tree uint8, id journal.FileID, a *Attrs) error {
+	err := p.s.Post(&journal.Op{Kind: journal.KindSyncAttrs, Tree: tree, ID: id, Data: appendAttrs(nil, a)})
+	if err == nil {
+		p.table.settle(id)
+	}
+	return err
+}
+
+// end sends SyncEnd for each tree and waits for the answers.
+func (p *Pass) end() (dropped int64, err error) {
+	for tree := range p.sources {
+		a, err := p.s.Start(&journal.Op{Kind: journal.KindSyncEnd, Tree: tree})
+		if err != nil {
+			return dropped, err
+		}
+		r, err := answer(a)
+		if err != nil {
+			return dropped, fmt.Errorf("end of tree %d: %w", tree, err)
+		}
+		if len(r) != 8 {
+			return dropped, fmt.Errorf("end of tree %d: %w: answer of %d bytes, expected 8", tree, errPayload, len(r))
+		}
+		dropped += int64(binary.LittleEndian.Uint64(r))
+	}
+	return dropped, nil
+}
+
+// answer waits for what SECOND says.
+func answer(a Answer) ([]byte, error) {
+	r, err := a.Result()
+	if err != nil {
+		return nil, err
+	}
+	if r.Errno != 0 {
+		return nil, fmt.Errorf("on the other host: %w", r.Errno)
+	}
+	return r.Data, nil
+}
 
 // Progress says how far Run is.
-func (p *Pass) Progress() Progress { panic("not yet") }
+func (p *Pass) Progress() Progress {
+	pr := p.meter.progress(time.Now())
+	pr.Walking = p.table.isWalking()
+	return pr
+}
 
-// Filter returns the operations to forward in place of a live op: op itself,
-// none, or parts of it. It is called where op would be numbered, under the locks
-// that order it with all that it conflicts with, names and objects alike; op has
-// not been carried out here yet. What SECOND needs besides, Filter has put into
-// the stream itself when it returns.
-func (p *Pass) Filter(op *journal.Op) []*journal.Op { panic("not yet") }
+// maxRetries bounds how often one object may end differently on the two hosts.
+const maxRetries = 3
 
-// Failed tells the pass that op, which Filter let through or replaced, ended
-// differently on the two hosts: the names and the object are passed again. False
-// means that the pass is over and cannot do it any more.
-func (p *Pass) Failed(op *journal.Op) bool { panic("not yet") }
+// Failed tells the pass that op, which Filter let through or replaced or which the
+// pass sent, ended differently on the two hosts: the names or the object are
+// passed again. remote is what SECOND said. An object that keeps failing (SECOND
+// is full) ends the pass. False: the pass is over and cannot do it any more.
+func (p *Pass) Failed(op *journal.Op, remote error) bool {
+	var dirs []dirRef
+	var files []fileRef
+	switch op.Kind {
+	case journal.KindSyncBegin, journal.KindSyncEnd, journal.KindSyncHash, journal.KindMark:
+		p.fail(fmt.Errorf("%s on the other host: %w", op.Kind, remote))
+		return false
+	case journal.KindFsync, journal.KindRelease:
+		return true
+	case journal.KindCreate, journal.KindLink, journal.KindUnlink, journal.KindRmdir:
+		dirs = append(dirs, dirRef{op.Parent, op.Tree})
+	case journal.KindRename:
+		dirs = append(dirs, dirRef{op.Parent, op.Tree}, dirRef{op.Parent2, op.Tree})
+	case journal.KindSyncDir:
+		if op.Flags&DirKeep != 0 {
+			files = append(files, fileRef{id: op.ID, tree: op.Tree, again: true})
+			break
+		}
+		dirs = append(dirs, dirRef{op.ID, op.Tree})
+	default:
+		if p.isDir(op.ID) {
+			dirs = append(dirs, dirRef{op.ID, op.Tree})
+		} else {
+			files = append(files, fileRef{id: op.ID, tree: op.Tree, again: true})
+		}
+	}
+	p.mu.Lock()
+	for _, d := range dirs {
+		p.retries[d.id]++
+		if p.retries[d.id] > maxRetries {
+			remote = fmt.Errorf("directory %s cannot be made as it is here: %w", d.id, remote)
+			files, dirs = nil, nil
+			break
+		}
+	}
+	for _, f := range files {
+		p.retries[f.id]++
+		if p.retries[f.id] > maxRetries {
+			remote = fmt.Errorf("object %s cannot be made as it is here: %w", f.id, remote)
+			files = nil
+			break
+		}
+	}
+	p.mu.Unlock()
+	if len(dirs)+len(files) == 0 {
+		p.fail(remote)
+		return false
+	}
+	for range files {
+		p.meter.found(0)
+	}
+	return p.queue.again(dirs, files)
+}
+
+func (p *Pass) isDir(id journal.FileID) bool {
+	switch p.table.get(id) {
+	case dirNamed, dirListed:
+		return true
+	}
+	for _, s := range p.sources {
+		if e, err := s.Stat(id); err == nil {
+			return e.Type() == sIFDIR
+		}
+	}
+	return false
+}

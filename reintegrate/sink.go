@@ -30,7 +30,7 @@ type SinkNames interface {
 	Begin() error
 
 	// List returns the names in a directory, with FileIDs where there are valid
-	// ones, Mode (the type at least), Rdev and Target; the same things are left
+	// ones, Mode (the type at least), Nlink, Rdev and Target; the same things are left
 	// out as by Source.WithDir.
 	List(dir journal.FileID) ([]Entry, error)
 	// Lookup is List for one name; ENOENT if there is none.
@@ -43,8 +43,10 @@ type SinkNames interface {
 	// moves here; of anything else one held name moves here, and if it has none
 	// it gets one more name. No such name is in dir when this is called.
 	Place(id, dir journal.FileID, name string) error
-	// Identify gives the object at name the FileID id, in place of any it had.
+	// Identify gives the object at name, which has no valid FileID, this one.
 	Identify(dir journal.FileID, name string, id journal.FileID) error
+	// Disown takes a FileID from the object that has it.
+	Disown(id journal.FileID) error
 	// Hold moves a name, whatever it names, full directories included, to the
 	// holding area. What has a FileID is still found by it there.
 	Hold(dir journal.FileID, name string) error

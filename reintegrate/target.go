@@ -1,13 +1,287 @@
 package reintegrate
 
-import "github.com/skfs/skfs/journal"
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/skfs/skfs/journal"
+)
 
 // Target is SECOND's end of a pass.
-type Target struct{ sinks []Sink }
+type Target struct {
+	sinks map[uint8]Sink
+
+	mu    sync.Mutex
+	parts map[journal.FileID][]Entry // of directories of which more parts are to come
+}
 
 // NewTarget returns the applier of the reintegration of trees.
-func NewTarget(trees []Sink) *Target { return &Target{sinks: trees} }
+func NewTarget(trees []Sink) *Target {
+	t := &Target{sinks: map[uint8]Sink{}, parts: map[journal.FileID][]Entry{}}
+	for _, s := range trees {
+		t.sinks[s.Tree()] = s
+	}
+	return t
+}
 
 // Apply carries out an operation of the kinds KindSyncBegin to KindPunch. All
-// other kinds, KindWrite included, are for the ordinary applier.
-func (t *Target) Apply(op *journal.Op) journal.Result { panic("not yet") }
+// other kinds, KindWrite included, are for the ordinary applier. SyncBegin,
+// SyncDir and SyncEnd come alone; SyncHash comes beside anything else; the others
+// in order for one object.
+func (t *Target) Apply(op *journal.Op) journal.Result {
+	data, err := t.apply(op)
+	if err != nil {
+		return journal.Result{Seq: op.Seq, Errno: errno(err)}
+	}
+	return journal.Result{Seq: op.Seq, Data: data}
+}
+
+// errno is what travels of an error.
+func errno(err error) syscall.Errno {
+	var e syscall.Errno
+	switch {
+	case errors.As(err, &e) && e != 0:
+		return e
+	case errors.Is(err, errPayload):
+		return syscall.EBADMSG
+	}
+	return syscall.EIO
+}
+
+func (t *Target) apply(op *journal.Op) ([]byte, error) {
+	s := t.sinks[op.Tree]
+	if s == nil {
+		return nil, fmt.Errorf("tree %d: %w", op.Tree, syscall.ENXIO)
+	}
+	switch op.Kind {
+	case journal.KindSyncBegin:
+		t.mu.Lock()
+		clear(t.parts) // what was left of an earlier pass
+		t.mu.Unlock()
+		return nil, s.Begin()
+	case journal.KindSyncDir:
+		return t.applyDir(s, op)
+	case journal.KindSyncHash:
+		return applyHash(s, op)
+	case journal.KindSyncAttrs:
+		a, err := parseAttrs(op.Data)
+		if err != nil {
+			return nil, err
+		}
+		return nil, s.SetAttrs(op.ID, a)
+	case journal.KindSyncEnd:
+		n, err := s.DropHeld()
+		return binary.LittleEndian.AppendUint64(nil, uint64(n)), err
+	case journal.KindPunch:
+		return nil, s.Punch(op.ID, op.Off, op.Len)
+	}
+	return nil, fmt.Errorf("%s is no operation of a reintegration: %w", op.Kind, syscall.EBADMSG)
+}
+
+func (t *Target) applyDir(s Sink, op *journal.Op) ([]byte, error) {
+	switch op.Flags {
+	case DirKeep:
+		return nil, s.Keep(op.ID)
+	case DirTake:
+		return nil, takeNames(s, op)
+	case DirPut:
+		entries, err := parseEntries(op.Data)
+		if err != nil {
+			return nil, err
+		}
+		return putNames(s, op.ID, entries)
+	case 0, DirMore:
+	default:
+		return nil, fmt.Errorf("%w: flags %#x of names", errPayload, op.Flags)
+	}
+	entries, err := parseEntries(op.Data)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	if before := t.parts[op.ID]; before != nil {
+		entries = append(before, entries...)
+		delete(t.parts, op.ID)
+	}
+	if op.Flags&DirMore != 0 {
+		t.parts[op.ID] = entries
+	}
+	t.mu.Unlock()
+	if op.Flags&DirMore != 0 {
+		return nil, nil
+	}
+	return setNames(s, op.ID, entries)
+}
+
+func takeNames(s Sink, op *journal.Op) error {
+	ts, err := parseTaken(op.Data)
+	if err != nil {
+		return err
+	}
+	for _, t := range ts {
+		e, err := s.Lookup(op.ID, t.Name)
+		if errors.Is(err, syscall.ENOENT) || err == nil && e.ID != t.ID {
+			continue // it is not there as it is
+		}
+		if err == nil {
+			err = s.Hold(op.ID, t.Name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putNames makes single names, whatever is in their way.
+func putNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
+	made := make([]byte, len(entries))
+	for i := range entries {
+		e := &entries[i]
+		have, err := s.Lookup(dir, e.Name)
+		switch {
+		case err == nil && have.ID == e.ID && same(&have, e):
+			continue
+		case err == nil:
+			if err := s.Hold(dir, e.Name); err != nil {
+				return nil, err
+			}
+		case !errors.Is(err, syscall.ENOENT):
+			return nil, err
+		}
+		if made[i], err = makeName(s, dir, e); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
+// setNames makes the names of dir exactly the entries. First everything that does
+// not belong goes to the holding area, so that nothing is in the way of what comes:
+// names may have been swapped, a directory may have become a file.
+func setNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
+	have, err := s.List(dir)
+	if err != nil {
+		return nil, err
+	}
+	want := make(map[string]int, len(entries)) // index of what is still to be made
+	for i := range entries {
+		want[entries[i].Name] = i
+	}
+	if len(want) != len(entries) {
+		return nil, fmt.Errorf("%w: a name twice in directory %s", errPayload, dir)
+	}
+	slices.SortFunc(have, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
+	for k := range have {
+		h := &have[k]
+		i, wanted := want[h.Name]
+		if wanted {
+			kept, err := keepName(s, dir, h, &entries[i])
+			if err != nil {
+				return nil, err
+			}
+			if kept {
+				delete(want, h.Name)
+				continue
+			}
+		}
+		if err := s.Hold(dir, h.Name); err != nil {
+			return nil, err
+		}
+	}
+	made := make([]byte, len(entries))
+	for i := range entries {
+		if _, missing := want[entries[i].Name]; !missing {
+			continue
+		}
+		if made[i], err = makeName(s, dir, &entries[i]); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
+}
+
+// keepName says whether what is there stays for an entry of the same name: it is
+// the object, or it can become it, since it has no identity and no other object
+// has this one. Then its content is compared later instead of copied.
+func keepName(s Sink, dir journal.FileID, have, e *Entry) (bool, error) {
+	if !same(have, e) {
+		return false, nil
+	}
+	if have.ID.IsZero() && have.Nlink > 1 {
+		// Another name of it may have been kept since the directory was read.
+		now, err := s.Lookup(dir, have.Name)
+		if err != nil {
+			return false, err
+		}
+		have = &now
+	}
+	if !have.ID.IsZero() {
+		return have.ID == e.ID, nil
+	}
+	if _, err := s.Find(e.ID); !errors.Is(err, syscall.ENOENT) {
+		return false, err
+	}
+	return true, s.Identify(dir, e.Name, e.ID)
+}
+
+// makeName makes a name that is free: for the object if there is one, or for a
+// new one.
+func makeName(s Sink, dir journal.FileID, e *Entry) (byte, error) {
+	switch there, err := s.Find(e.ID); {
+	case err == nil && same(&there, e):
+		return 0, s.Place(e.ID, dir, e.Name)
+	case err == nil:
+		// What an object is never changes: an identity on something else is a
+		// fault (of a repaired file system, say). Take it away.
+		if err := s.Disown(e.ID); err != nil {
+			return 0, err
+		}
+	case !errors.Is(err, syscall.ENOENT):
+		return 0, err
+	}
+	return entryCreated, s.Create(dir, e)
+}
+
+// same says whether what is there can be the object of an entry, by what never
+// changes of an object.
+func same(have, e *Entry) bool {
+	switch {
+	case have.Type() != e.Type():
+		return false
+	case e.Type() == sIFLNK:
+		return have.Target == e.Target
+	case e.Type() == sIFCHR, e.Type() == sIFBLK:
+		return have.Rdev == e.Rdev
+	}
+	return true
+}
+
+// applyHash answers a question. A file that is not there or cannot be read is
+// answered as unknown: PRIM sends all of it, and a bad block is written anew.
+func applyHash(s Sink, op *journal.Op) ([]byte, error) {
+	bs, qs, err := parseQuestions(op.Data)
+	if err != nil {
+		return nil, err
+	}
+	var answer []byte
+	for _, q := range qs {
+		hs, err := hashFile(s, q, bs)
+		answer = appendHashes(answer, hs, err == nil)
+	}
+	return answer, nil
+}
+
+func hashFile(s Sink, q question, blockSize int) ([]blockHash, error) {
+	f, err := s.Open(q.ID)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return hashRange(f, q.Off, q.Len, blockSize)
+}

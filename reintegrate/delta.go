@@ -1,0 +1,122 @@
+package reintegrate
+
+import (
+	"fmt"
+	"io"
+)
+
+// segment is a part of a file to be sent: bytes, or a hole if data is nil.
+type segment struct {
+	Range
+	data []byte
+}
+
+// delta is how the bytes of a range on PRIM differ from SECOND's.
+type delta struct {
+	segments []segment
+	compared int64 // bytes found equal
+}
+
+// maxSegment bounds the bytes of one operation.
+const maxSegment = 1 << 20
+
+// compare reads [off, end) of f into buf, which is at least as long, and returns
+// what has to be sent. Holes stay holes: of a block that differs the stored parts
+// are sent, and what is a hole here is punched where SECOND may have bytes. off is
+// a multiple of blockSize. The segments refer to buf.
+func compare(f File, off, end int64, blockSize int, t theirs, buf []byte) (delta, error) {
+	var d delta
+	ranges, err := f.DataRanges(off, end-off)
+	if err != nil {
+		return d, err
+	}
+	for i := int64(0); off < end; i++ {
+		to := min(off+int64(blockSize), end)
+		for len(ranges) > 0 && ranges[0].End <= off {
+			ranges = ranges[1:]
+		}
+		h, known := t.at(i)
+		theirHole := known && h.isHole()
+		block := buf[:to-off]
+		stored, err := readBlock(f, Range{off, to}, ranges, block)
+		switch {
+		case err != nil:
+			return d, err
+		case !stored && theirHole,
+			stored && theirHole && allZero(block),
+			stored && known && !theirHole && hashBlock(block) == h:
+			d.compared += to - off
+		default:
+			d.send(Range{off, to}, ranges, block, !theirHole)
+		}
+		off, buf = to, buf[to-off:]
+	}
+	return d, nil
+}
+
+// readBlock fills b with the bytes of r and says whether any of them are stored.
+func readBlock(f File, r Range, ranges []Range, b []byte) (stored bool, err error) {
+	at := r.Off
+	for _, s := range ranges {
+		if s.Off >= r.End {
+			break
+		}
+		from, to := max(s.Off, r.Off), min(s.End, r.End)
+		clear(b[at-r.Off : from-r.Off])
+		if n, err := f.ReadAt(b[from-r.Off:to-r.Off], from); int64(n) < to-from {
+			if err == nil || err == io.EOF {
+				err = io.ErrUnexpectedEOF
+			}
+			return false, fmt.Errorf("read %d bytes at %d: %w", to-from, from, err)
+		}
+		stored, at = true, to
+	}
+	if stored {
+		clear(b[at-r.Off:])
+	}
+	return stored, nil
+}
+
+// send adds the block of r to what has to be sent; holes in it only if punch.
+func (d *delta) send(r Range, ranges []Range, block []byte, punch bool) {
+	at := r.Off
+	hole := func(to int64) {
+		if punch && to > at {
+			d.add(Range{at, to}, nil)
+		}
+	}
+	for _, s := range ranges {
+		if s.Off >= r.End {
+			break
+		}
+		from, to := max(s.Off, r.Off), min(s.End, r.End)
+		hole(from)
+		d.add(Range{from, to}, block[from-r.Off:to-r.Off])
+		at = to
+	}
+	hole(r.End)
+}
+
+// add appends a segment, to the one before where they meet.
+func (d *delta) add(r Range, data []byte) {
+	if n := len(d.segments); n > 0 {
+		l := &d.segments[n-1]
+		if l.End == r.Off && (l.data == nil) == (data == nil) && (data == nil || r.End-l.Off <= maxSegment) {
+			l.End = r.End
+			if data != nil { // neighbours in the file are neighbours in buf
+				l.data = l.data[:r.End-l.Off]
+			}
+			return
+		}
+	}
+	d.segments = append(d.segments, segment{r, data})
+}
+
+func allZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
