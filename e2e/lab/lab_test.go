@@ -43,25 +43,31 @@ func echoRole([]string) error {
 	}
 }
 
-// askRole sends args[1] to args[0] and wants it back within a second.
+// askRole sends args[1] to args[0] again and again until it comes back, for as
+// long as args[2] says.
 func askRole(args []string) error {
+	patience, err := time.ParseDuration(args[2])
+	if err != nil {
+		return err
+	}
 	c, err := net.Dial("udp4", args[0])
 	if err != nil {
 		return err
 	}
-	if _, err := c.Write([]byte(args[1])); err != nil {
-		return err
-	}
-	c.SetReadDeadline(time.Now().Add(time.Second))
 	buf := make([]byte, 1500)
-	n, err := c.Read(buf)
-	if err != nil {
-		return err
+	for end := time.Now().Add(patience); ; {
+		_, err := c.Write([]byte(args[1]))
+		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		for err == nil {
+			var n int
+			if n, err = c.Read(buf); err == nil && string(buf[:n]) == args[1] {
+				return nil
+			}
+		}
+		if time.Now().After(end) {
+			return err
+		}
 	}
-	if string(buf[:n]) != args[1] {
-		return fmt.Errorf("got %q back", buf[:n])
-	}
-	return nil
 }
 
 func sayRole([]string) error {
@@ -203,8 +209,8 @@ func TestHostsAreSeparate(t *testing.T) {
 func TestNetworksAndCuts(t *testing.T) {
 	l, a, b := twoHosts(t)
 	heard := startEcho(t, b)
-	ask := func(network, text string) error {
-		_, err := runRole(t, a, "ask", b.Addr(network).String()+":7777", text)
+	ask := func(network, text, patience string) error {
+		_, err := runRole(t, a, "ask", b.Addr(network).String()+":7777", text, patience)
 		return err
 	}
 	hears := func(text string) {
@@ -221,7 +227,7 @@ func TestNetworksAndCuts(t *testing.T) {
 	}
 	expect := func(network, text string) {
 		t.Helper()
-		if err := ask(network, text); err != nil {
+		if err := ask(network, text, "10s"); err != nil {
 			t.Fatalf("%s over %s: %v", text, network, err)
 		}
 		hears(text)
@@ -231,7 +237,7 @@ func TestNetworksAndCuts(t *testing.T) {
 		if err := a.LinkDown(n); err != nil {
 			t.Fatal(err)
 		}
-		if ask(n, "unplugged") == nil {
+		if ask(n, "unplugged", "500ms") == nil {
 			t.Fatalf("%s works without its cable", n)
 		}
 		if err := a.LinkUp(n); err != nil {
@@ -243,7 +249,7 @@ func TestNetworksAndCuts(t *testing.T) {
 	if err := l.Drop(b, a, "default", true); err != nil {
 		t.Fatal(err)
 	}
-	if ask("default", "oneway") == nil {
+	if ask("default", "oneway", "500ms") == nil {
 		t.Fatal("an answer came through a dropped direction")
 	}
 	hears("oneway") // the other direction is open
@@ -255,7 +261,7 @@ func TestNetworksAndCuts(t *testing.T) {
 	if err := l.Partition(a, b, true); err != nil {
 		t.Fatal(err)
 	}
-	if ask("default", "partitioned") == nil || ask("repli", "partitioned") == nil {
+	if ask("default", "partitioned", "500ms") == nil || ask("repli", "partitioned", "500ms") == nil {
 		t.Fatal("a partition lets through")
 	}
 	if err := l.Partition(a, b, false); err != nil {
@@ -273,13 +279,13 @@ func TestPowerOffAndBoot(t *testing.T) {
 	if err := b.Pause(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := runRole(t, a, "ask", b.Addr("default").String()+":7777", "x"); err == nil {
+	if _, err := runRole(t, a, "ask", b.Addr("default").String()+":7777", "x", "500ms"); err == nil {
 		t.Fatal("a paused host answers")
 	}
 	if err := b.Resume(); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := runRole(t, a, "ask", b.Addr("default").String()+":7777", "x"); err != nil {
+	if out, err := runRole(t, a, "ask", b.Addr("default").String()+":7777", "x", "10s"); err != nil {
 		t.Fatal(err, out)
 	}
 	for name, kill := range map[string]func() error{"power off": b.PowerOff, "kill": b.Kill} {
@@ -300,7 +306,7 @@ func TestPowerOffAndBoot(t *testing.T) {
 			t.Fatalf("%s: the disk has %q, %v", name, got, err)
 		}
 		startEcho(t, b)
-		if out, err := runRole(t, a, "ask", b.Addr("repli").String()+":7777", "x"); err != nil {
+		if out, err := runRole(t, a, "ask", b.Addr("repli").String()+":7777", "x", "10s"); err != nil {
 			t.Fatal(name, err, out)
 		}
 	}
