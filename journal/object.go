@@ -14,6 +14,9 @@ type Entry struct {
 	Target string // of a symlink
 }
 
+// Type is the S_IFMT part of Mode.
+func (e *Entry) Type() uint32 { return e.Mode & 0o170000 }
+
 // Attrs is everything that an object carries besides its names and data. The
 // xattrs are all that there are, ACLs and security.* included, without skfs's own.
 type Attrs struct {

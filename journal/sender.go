@@ -73,6 +73,7 @@ type Sender struct {
 	failed chan struct{} // closed when err is set
 	done   chan struct{} // closed when in addition all goroutines have ended
 	wg     sync.WaitGroup
+	pool   sync.Pool // of *waiter
 
 	mu        sync.Mutex
 	err       error
@@ -233,10 +234,17 @@ func (s *Sender) waitAndUnlock(seq Seq) error {
 			defer s.mu.Unlock()
 			return s.err
 		}
-		w := newWaiter(seq)
+		w, _ := s.pool.Get().(*waiter)
+		if w == nil {
+			w = newWaiter(seq)
+		}
+		w.seq = seq
 		s.waiters.add(w)
 		s.mu.Unlock()
-		if duty, err := w.wait(); !duty {
+		<-w.ch
+		duty, err := w.duty, w.err
+		s.pool.Put(w)
+		if !duty {
 			return err
 		}
 		s.mu.Lock()

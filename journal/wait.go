@@ -1,7 +1,5 @@
 package journal
 
-import "sync"
-
 // waiter waits for a watermark to reach seq.
 type waiter struct {
 	seq        Seq
@@ -11,26 +9,12 @@ type waiter struct {
 	prev, next *waiter
 }
 
-var waiterPool = sync.Pool{New: func() any { return &waiter{ch: make(chan struct{}, 1)} }}
-
-func newWaiter(seq Seq) *waiter {
-	w := waiterPool.Get().(*waiter)
-	w.seq, w.err, w.duty = seq, nil, false
-	return w
-}
+func newWaiter(seq Seq) *waiter { return &waiter{seq: seq, ch: make(chan struct{}, 1)} }
 
 // wake ends the wait of w, which is in no list any more.
 func (w *waiter) wake(duty bool, err error) {
 	w.duty, w.err = duty, err
 	w.ch <- struct{}{}
-}
-
-// wait blocks, and gives the waiter back.
-func (w *waiter) wait() (duty bool, err error) {
-	<-w.ch
-	duty, err = w.duty, w.err
-	waiterPool.Put(w)
-	return duty, err
 }
 
 // waitList holds waiters in order of seq. They come nearly in that order, so a
