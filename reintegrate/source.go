@@ -43,43 +43,13 @@ type Source interface {
 	Orphans() ([]journal.FileID, error)
 }
 
-// Entry is a name in a directory and what is needed to make the object it names:
-// what cannot change of it later (type, device number, symlink target), and a
-// first idea of the rest. SyncAttrs settles the attributes under their lock.
-type Entry struct {
-	Name   string
-	ID     journal.FileID // zero: none that is valid (only on SECOND)
-	Mode   uint32         // with the S_IFMT bits
-	UID    uint32
-	GID    uint32
-	Rdev   uint32
-	Nlink  uint32
-	Size   int64
-	Mtime  journal.Time
-	Target string // of a symlink
-}
-
-// Type is the S_IFMT part of Mode.
-func (e *Entry) Type() uint32 { return e.Mode & sIFMT }
-
-// Attrs is everything that an object carries besides its names and data. The
-// xattrs are all that there are, ACLs and security.* included, without
-// trusted.skfs.*.
-type Attrs struct {
-	Mode   uint32 // with the S_IFMT bits
-	UID    uint32
-	GID    uint32
-	Size   int64 // of a regular file
-	Atime  journal.Time
-	Mtime  journal.Time
-	Xattrs []Xattr
-}
-
-// Xattr is one extended attribute.
-type Xattr struct {
-	Name  string
-	Value []byte
-}
+// What a tree says of its objects.
+type (
+	Entry = journal.Entry
+	Attrs = journal.Attrs
+	Xattr = journal.Xattr
+	Range = journal.Range
+)
 
 // File is the data of a regular file, read on the backing file system. FD
 // implements it.
@@ -90,6 +60,3 @@ type File interface {
 	// without overlap, cut at the end of the file.
 	DataRanges(off, n int64) ([]Range, error)
 }
-
-// Range is the bytes [Off, End) of a file.
-type Range struct{ Off, End int64 }

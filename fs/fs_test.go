@@ -1,0 +1,46 @@
+package fs
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/posixtest"
+)
+
+// mountAlone mounts a fresh directory over itself, writable and without a peer.
+func mountAlone(t *testing.T) (*FS, string) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("needs root: FUSE mounts and file handles")
+	}
+	dir := t.TempDir()
+	tree, err := OpenTree(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := NewGate()
+	f := New(tree, g)
+	if err := f.Mount(); err != nil {
+		t.Fatal(err)
+	}
+	f.Rule()
+	g.Open(nil)
+	t.Cleanup(func() {
+		if busy, err := f.Unmount(5 * time.Second); err != nil || busy {
+			t.Errorf("unmount: busy %v, %v", busy, err)
+		}
+		tree.Close()
+	})
+	return f, dir
+}
+
+// TestPosixAlone runs go-fuse's conformance suite on a mount without a peer.
+func TestPosixAlone(t *testing.T) {
+	for name, fn := range posixtest.All {
+		t.Run(name, func(t *testing.T) {
+			_, dir := mountAlone(t)
+			fn(t, dir)
+		})
+	}
+}

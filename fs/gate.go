@@ -1,0 +1,325 @@
+package fs
+
+import (
+	"sync"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/skfs/skfs/journal"
+)
+
+// Stream is the primary's end of the stream to the second host;
+// *journal.Sender is one.
+type Stream interface {
+	// Submit gives op the next Seq and queues it. The caller holds the locks of
+	// what op conflicts with, and leaves op.Data alone until Wait has returned.
+	Submit(op *journal.Op) (journal.Seq, error)
+	// Wait returns when the operation is as safe as the mode of the module asks,
+	// or with an error when the peer is lost.
+	Wait(journal.Seq) error
+	// Post is Submit without a Wait; op.Data is copied.
+	Post(op *journal.Op) error
+	// Start submits an operation whose result is wanted.
+	Start(op *journal.Op) (*journal.Pending, error)
+	// Err is why the stream is broken, nil while it is not.
+	Err() error
+	// LocalFailed reports that an operation that was submitted failed here.
+	LocalFailed(op *journal.Op, errno syscall.Errno)
+}
+
+// Pass is a reintegration under way: it knows which objects are still to be
+// copied. *reintegrate.Pass is one.
+type Pass interface {
+	// Filter returns what to send instead of op: op itself, nothing (the change
+	// is in the copy to come) or replacements. The caller holds the locks of the
+	// objects of op.
+	Filter(op *journal.Op) []*journal.Op
+}
+
+// Gate is what every mutation of a module's trees passes. It decides where the
+// mutation has to go before it may be carried out here.
+//
+//	closed ──▶ EROFS           SECOND, or not started
+//	alone  ──▶ here only       no peer
+//	peer   ──▶ peer, then here PRIM
+//	frozen ──▶ waits           the peer is lost and nobody has said that it is safe to go on
+//
+// A mutation holds the gate (shared) from the decision until it is done here, so
+// that a change of the gate (exclusive) finds no mutation half way.
+type Gate struct {
+	mu       sync.RWMutex
+	peer     atomic.Pointer[peer]
+	writable atomic.Bool
+	changed  atomic.Bool // something was changed without a peer since the gate opened or the last one was in sync
+
+	closed chan struct{} // closed by Abort: what is frozen gives up
+	once   sync.Once
+
+	// Suspect is called when an fsync has failed here or on the peer: what is
+	// on that disk is not known any more (R13).
+	Suspect func(remote bool, err error)
+}
+
+type peer struct {
+	stream   Stream
+	pass     atomic.Pointer[Pass]
+	released chan struct{} // closed by Release
+	release  sync.Once
+}
+
+// NewGate returns a closed gate.
+func NewGate() *Gate { return &Gate{closed: make(chan struct{})} }
+
+// Writable says whether mutations are let in at all.
+func (g *Gate) Writable() bool { return g.writable.Load() }
+
+// Open lets mutations in, without a peer. With a reason, they wait for Release
+// or Join first: it is not known yet that it is safe to answer them.
+func (g *Gate) Open(frozen error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.changed.Store(false)
+	if frozen != nil {
+		g.peer.Store(&peer{stream: noStream{frozen}, released: make(chan struct{})})
+	}
+	g.writable.Store(true)
+}
+
+// noStream is the stream to a peer that was lost before it was there.
+type noStream struct{ err error }
+
+func (n noStream) Submit(*journal.Op) (journal.Seq, error)     { return 0, n.err }
+func (n noStream) Wait(journal.Seq) error                      { return n.err }
+func (n noStream) Post(*journal.Op) error                      { return n.err }
+func (n noStream) Start(*journal.Op) (*journal.Pending, error) { return nil, n.err }
+func (n noStream) Err() error                                  { return n.err }
+func (n noStream) LocalFailed(*journal.Op, syscall.Errno)      {}
+
+// Shut refuses mutations from now on (EROFS) and returns when those under way
+// are done.
+func (g *Gate) Shut() {
+	g.writable.Store(false)
+	g.mu.Lock()
+	//lint:ignore SA2001 taking the lock is the wait
+	g.mu.Unlock()
+}
+
+// Reopen undoes Shut.
+func (g *Gate) Reopen() { g.writable.Store(true) }
+
+// Abort makes frozen mutations fail with EIO; the gate is of no use afterwards.
+func (g *Gate) Abort() { g.once.Do(func() { close(g.closed) }) }
+
+// JoinClean sends mutations to a peer that lacks nothing. If nothing was changed
+// since the gate opened or the last peer was in sync, it calls connect while no
+// mutation is under way and takes the stream that connect returns (nil: none).
+func (g *Gate) JoinClean(connect func() Stream) bool {
+	if g.peer.Load() != nil {
+		return false // mutations may be frozen; they hold the gate
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.changed.Load() || g.peer.Load() != nil {
+		return false
+	}
+	s := connect()
+	if s == nil {
+		return false
+	}
+	g.peer.Store(&peer{stream: s, released: make(chan struct{})})
+	return true
+}
+
+// Join sends mutations to a peer that is about to be brought up to date by pass.
+// The peer has said durably that it is not up to date, so what a former one left
+// frozen is carried out now, here only: it is in the copy to come, because its
+// objects stay locked until it is done.
+func (g *Gate) Join(s Stream, pass Pass) {
+	p := &peer{stream: s, released: make(chan struct{})}
+	p.pass.Store(&pass)
+	g.peer.Swap(p).thaw()
+}
+
+// Synced ends the reintegration of the present peer: everything is sent to it
+// from now on.
+func (g *Gate) Synced() {
+	if p := g.peer.Load(); p != nil {
+		p.pass.Store(nil)
+	}
+	g.changed.Store(false)
+}
+
+// Release lets the primary go on without its peer: frozen mutations are carried
+// out here only. The caller has made sure that the peer cannot be promoted as up
+// to date any more.
+func (g *Gate) Release() { g.peer.Swap(nil).thaw() }
+
+// thaw lets the mutations that p left frozen go on. p may be nil.
+func (p *peer) thaw() {
+	if p != nil {
+		p.release.Do(func() { close(p.released) })
+	}
+}
+
+// Frozen says whether mutations wait for Release or Join.
+func (g *Gate) Frozen() bool {
+	p := g.peer.Load()
+	return p != nil && p.stream.Err() != nil
+}
+
+// HasPeer says whether mutations are sent to a peer (or wait for one that is lost).
+func (g *Gate) HasPeer() bool { return g.peer.Load() != nil }
+
+// ticket is one mutation on its way through the gate.
+type ticket struct {
+	g    *Gate
+	peer *peer
+	ops  []*journal.Op
+}
+
+// enter takes ops, which belong together, through the gate. When it returns 0
+// the mutation is to be carried out here, and done called.
+func (g *Gate) enter(ops ...*journal.Op) (ticket, syscall.Errno) {
+	g.mu.RLock()
+	if !g.writable.Load() {
+		g.mu.RUnlock()
+		return ticket{}, syscall.EROFS
+	}
+	p := g.peer.Load()
+	if p == nil {
+		g.noteChange()
+		return ticket{g: g}, 0
+	}
+	if pass := p.pass.Load(); pass != nil {
+		ops = filter(*pass, ops)
+	}
+	if err := p.send(ops); err != nil {
+		if e := g.frozen(p); e != 0 {
+			g.mu.RUnlock()
+			return ticket{}, e
+		}
+		g.noteChange()
+		return ticket{g: g}, 0
+	}
+	return ticket{g: g, peer: p, ops: ops}, 0
+}
+
+func (g *Gate) noteChange() {
+	if !g.changed.Load() {
+		g.changed.Store(true)
+	}
+}
+
+// enterQuiet is enter for a change that no other host needs to know of.
+func (g *Gate) enterQuiet() syscall.Errno {
+	if !g.writable.Load() {
+		return syscall.EROFS
+	}
+	return 0
+}
+
+func filter(pass Pass, ops []*journal.Op) []*journal.Op {
+	var out []*journal.Op
+	for _, op := range ops {
+		out = append(out, pass.Filter(op)...)
+	}
+	return out
+}
+
+func (p *peer) send(ops []*journal.Op) error {
+	var last journal.Seq
+	for _, op := range ops {
+		seq, err := p.stream.Submit(op)
+		if err != nil {
+			if last != 0 {
+				p.stream.Wait(last) // nothing may refer to Data once we return
+			}
+			return err
+		}
+		last = seq
+	}
+	if last == 0 {
+		return nil
+	}
+	return p.stream.Wait(last)
+}
+
+// frozen waits until the supervisor has said how to go on without the peer p.
+func (g *Gate) frozen(p *peer) syscall.Errno {
+	select {
+	case <-p.released:
+		return 0
+	case <-g.closed:
+		return syscall.EIO
+	}
+}
+
+// done ends a mutation that was let in; err is how it went here.
+func (t ticket) done(err error) {
+	if t.peer != nil && err != nil {
+		for _, op := range t.ops {
+			t.peer.stream.LocalFailed(op, errno(err))
+		}
+	}
+	t.g.mu.RUnlock()
+}
+
+// post sends an operation that nobody waits for, if there is a peer.
+func (g *Gate) post(op *journal.Op) {
+	p := g.peer.Load()
+	if p == nil {
+		return
+	}
+	ops := []*journal.Op{op}
+	if pass := p.pass.Load(); pass != nil {
+		ops = filter(*pass, ops)
+	}
+	for _, op := range ops {
+		if p.stream.Post(op) != nil {
+			return // whoever waits for something will notice
+		}
+	}
+}
+
+// fsync runs local while the peer does the same, and returns when both are done.
+func (g *Gate) fsync(op *journal.Op, local func() error) error {
+	p := g.peer.Load()
+	var pending *journal.Pending
+	var lost error
+	if p != nil && g.writable.Load() {
+		ops := []*journal.Op{op}
+		if pass := p.pass.Load(); pass != nil {
+			ops = filter(*pass, ops)
+		}
+		if len(ops) > 0 {
+			pending, lost = p.stream.Start(op)
+		}
+	}
+	err := local()
+	if err != nil && g.Suspect != nil {
+		g.Suspect(false, err)
+	}
+	if pending != nil && lost == nil {
+		var r journal.Result
+		if r, lost = pending.Result(); lost == nil && r.Errno != 0 && r.Errno != syscall.ENOENT && g.Suspect != nil {
+			g.Suspect(true, r.Errno)
+		}
+	}
+	if lost != nil {
+		if e := g.frozen(p); e != 0 {
+			return e
+		}
+	}
+	return err
+}
+
+// errno is the error that an application sees.
+func errno(err error) syscall.Errno {
+	if err == nil {
+		return 0
+	}
+	if e, ok := err.(syscall.Errno); ok {
+		return e
+	}
+	return syscall.EIO
+}

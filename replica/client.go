@@ -1,0 +1,125 @@
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// Client speaks to a replica through its control socket.
+type Client struct {
+	socket string
+	conn   net.Conn // of the events
+	events chan Event
+}
+
+// Dial connects to the replica that listens on socket.
+func Dial(ctx context.Context, socket string) (*Client, error) {
+	conn, err := dialer.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	if err := json.NewEncoder(conn).Encode(request{Method: "events"}); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	c := &Client{socket: socket, conn: conn, events: make(chan Event, 64)}
+	go c.readEvents()
+	return c, nil
+}
+
+func (c *Client) readEvents() {
+	defer close(c.events)
+	for dec := json.NewDecoder(c.conn); ; {
+		var e Event
+		if dec.Decode(&e) != nil {
+			return
+		}
+		c.events <- e
+	}
+}
+
+// Events tells what happens to the replica by itself. It is closed when the
+// replica ends or Close is called, and must be read until then.
+func (c *Client) Events() <-chan Event { return c.events }
+
+// Close lets go of the replica, which goes on.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// call sends one request and waits for its answer, as long as ctx lets it.
+func (c *Client) call(ctx context.Context, req request) (*response, error) {
+	conn, err := dialer.DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return nil, fmt.Errorf("replica: %s: %w", req.Method, err)
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })()
+	if err := json.NewEncoder(conn).Encode(req); err != nil {
+		return nil, fmt.Errorf("replica: %s: %w", req.Method, err)
+	}
+	var resp response
+	if err := json.NewDecoder(conn).Decode(&resp); err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return nil, fmt.Errorf("replica: %s: %w", req.Method, err)
+	}
+	if resp.Error == "" {
+		return &resp, nil
+	}
+	if known := errorCodes[resp.Code]; known != nil {
+		return nil, known
+	}
+	return nil, errors.New(resp.Error)
+}
+
+// Status asks how things are.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	resp, err := c.call(ctx, request{Method: "status"})
+	if err != nil {
+		return Status{}, err
+	}
+	if resp.Status == nil {
+		return Status{}, errors.New("replica: status: the answer is empty")
+	}
+	return *resp.Status, nil
+}
+
+// Promote makes the replica the primary of epoch.
+func (c *Client) Promote(ctx context.Context, epoch uint64, force Force) error {
+	_, err := c.call(ctx, request{Method: "promote", Epoch: epoch, Force: force})
+	return err
+}
+
+// Alone lets the primary go on without its peer.
+func (c *Client) Alone(ctx context.Context, epoch uint64) error {
+	_, err := c.call(ctx, request{Method: "alone", Epoch: epoch})
+	return err
+}
+
+// Follow makes the replica the second of the primary at addr (host:port).
+func (c *Client) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
+	_, err := c.call(ctx, request{Method: "follow", Epoch: epoch, Addr: addr, Full: full})
+	return err
+}
+
+// Outdate records that the primary goes on without this second.
+func (c *Client) Outdate(ctx context.Context, epoch uint64) error {
+	_, err := c.call(ctx, request{Method: "outdate", Epoch: epoch})
+	return err
+}
+
+// Demote ends the reign of the primary.
+func (c *Client) Demote(ctx context.Context) error {
+	_, err := c.call(ctx, request{Method: "demote"})
+	return err
+}
+
+// Stop ends the replica.
+func (c *Client) Stop(ctx context.Context, clean bool) error {
+	_, err := c.call(ctx, request{Method: "stop", Clean: clean})
+	return err
+}

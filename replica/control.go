@@ -1,0 +1,272 @@
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+// The control socket. A client connects, writes one request, a JSON object on a
+// line, and reads one response; a request for events is answered by events, one
+// a line, until either end closes.
+
+// request is one line of a client.
+type request struct {
+	Method string `json:"method"` // status promote alone follow outdate demote stop events
+	Epoch  uint64 `json:"epoch,omitempty"`
+	Force  Force  `json:"force,omitempty"`
+	Addr   string `json:"addr,omitempty"`
+	Full   bool   `json:"full,omitempty"`
+	Clean  bool   `json:"clean,omitempty"`
+}
+
+// response is the answer to a request.
+type response struct {
+	Error  string  `json:"error,omitempty"`
+	Code   string  `json:"code,omitempty"` // of the errors that clients tell apart
+	Status *Status `json:"status,omitempty"`
+}
+
+var errorCodes = map[string]error{
+	"notuptodate":  ErrNotUptodate,
+	"inconsistent": ErrInconsistent,
+}
+
+// EventKind says what an Event is about.
+type EventKind string
+
+// The kinds of Event; see ha.ReplicaEventKind.
+const (
+	EventPeerLost   EventKind = "peerlost"
+	EventPeerJoined EventKind = "peerjoined"
+	EventSynced     EventKind = "synced"
+	EventFailed     EventKind = "failed"
+	EventLog        EventKind = "log"
+)
+
+// Event is something that happened to a replica by itself.
+type Event struct {
+	Kind   EventKind `json:"kind"`
+	Epoch  uint64    `json:"epoch,omitempty"`
+	Level  string    `json:"level,omitempty"`  // of EventLog: E or I
+	Source string    `json:"source,omitempty"` // of EventLog
+	Text   string    `json:"text,omitempty"`
+}
+
+// Status is what a replica knows of itself and of its data; see ha.ReplicaStatus.
+type Status struct {
+	Role       string   `json:"role"`
+	Epoch      uint64   `json:"epoch"`
+	Uptodate   bool     `json:"uptodate"`
+	Consistent bool     `json:"consistent"`
+	Connected  bool     `json:"connected"`
+	Synced     bool     `json:"synced"`
+	Frozen     bool     `json:"frozen"`
+	Degraded   bool     `json:"degraded"`
+	Rank       int      `json:"rank"`
+	Progress   Progress `json:"progress"`
+}
+
+// Progress is how far a reintegration is, on the primary.
+type Progress struct {
+	FilesDone int64         `json:"files_done"`
+	FilesLeft int64         `json:"files_left"`
+	BytesDone int64         `json:"bytes_done"`
+	BytesLeft int64         `json:"bytes_left"`
+	Rate      int64         `json:"rate"` // bytes a second
+	Left      time.Duration `json:"left"`
+}
+
+// Status says how things are.
+func (r *Replica) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := Status{
+		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(),
+		Uptodate: r.prim || r.synced || r.state.Uptodate(), Consistent: r.state.Consistent(),
+		Synced: r.synced, Degraded: r.cfg.Degraded,
+	}
+	if l := r.link; r.prim && l != nil {
+		s.Connected = l.sender.Err() == nil
+		s.Synced = s.Connected && l.synced.Load()
+		if l.copying() {
+			p := l.pass.Progress()
+			s.Progress = Progress{p.FilesDone, p.FilesLeft, p.BytesDone, p.BytesLeft, p.Rate, p.Left}
+		}
+	}
+	if r.follow != nil {
+		s.Connected = r.follow.joined.Load()
+	}
+	s.Frozen = r.prim && r.gate.Frozen()
+	return s
+}
+
+// maxKept bounds the events kept while nobody listens.
+const maxKept = 1000
+
+// hub passes events to whoever listens, and keeps them while nobody does: a
+// daemon that was restarted misses nothing.
+type hub struct {
+	mu   sync.Mutex
+	kept []Event
+	wake chan struct{} // 1
+}
+
+func newHub() *hub { return &hub{wake: make(chan struct{}, 1)} }
+
+func (h *hub) send(e Event) {
+	h.mu.Lock()
+	if len(h.kept) == maxKept { // a line of the log is the least loss
+		for i := range h.kept {
+			if h.kept[i].Kind == EventLog || i == len(h.kept)-1 {
+				h.kept = append(h.kept[:i], h.kept[i+1:]...)
+				break
+			}
+		}
+	}
+	h.kept = append(h.kept, e)
+	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (h *hub) take() []Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := h.kept
+	h.kept = nil
+	return list
+}
+
+// putBack returns events that could not be delivered.
+func (h *hub) putBack(list []Event) {
+	h.mu.Lock()
+	h.kept = append(list, h.kept...)
+	h.mu.Unlock()
+}
+
+// listenControl opens the control socket. That another replica answers on it is
+// an error; one that does not answer is dead.
+func listenControl(path string) (net.Listener, error) {
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("control socket %s: a replica of this module runs already", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return ln, nil
+}
+
+// serveControl answers clients until ln is closed and the last of them is gone.
+func (r *Replica) serveControl(ctx context.Context, ln net.Listener) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		wg.Go(func() {
+			defer c.Close()
+			r.serveClient(ctx, c)
+		})
+	}
+}
+
+func (r *Replica) serveClient(ctx context.Context, c net.Conn) {
+	var req request
+	dec := json.NewDecoder(c)
+	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if err := dec.Decode(&req); err != nil {
+		return
+	}
+	c.SetReadDeadline(time.Time{})
+	enc := json.NewEncoder(c)
+	if req.Method == "events" {
+		r.serveEvents(ctx, c, enc)
+		return
+	}
+	var resp response
+	if err := r.do(ctx, &req, &resp); err != nil {
+		resp.Error = err.Error()
+		for code, known := range errorCodes {
+			if errors.Is(err, known) {
+				resp.Code = code
+			}
+		}
+	}
+	enc.Encode(resp)
+	if req.Method == "stop" && resp.Error == "" {
+		r.stop(errStopped) // after the answer
+	}
+}
+
+func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
+	switch req.Method {
+	case "status":
+		s := r.Status()
+		resp.Status = &s
+		return nil
+	case "promote":
+		return r.Promote(ctx, req.Epoch, req.Force)
+	case "alone":
+		return r.Alone(ctx, req.Epoch)
+	case "follow":
+		return r.Follow(ctx, req.Epoch, req.Addr, req.Full)
+	case "outdate":
+		return r.Outdate(ctx, req.Epoch)
+	case "demote":
+		return r.Demote(ctx)
+	case "stop":
+		return r.Stop(ctx, req.Clean)
+	}
+	return fmt.Errorf("method %q: expected status, promote, alone, follow, outdate, demote, stop or events", req.Method)
+}
+
+// serveEvents streams events to the one client that listens.
+func (r *Replica) serveEvents(ctx context.Context, c net.Conn, enc *json.Encoder) {
+	gone := make(chan struct{})
+	go func() { // the client says nothing more; this notices its end
+		defer close(gone)
+		c.Read(make([]byte, 1))
+	}()
+	defer func() {
+		c.Close()
+		<-gone
+	}()
+	for {
+		list := r.events.take()
+		for i, e := range list {
+			if err := enc.Encode(e); err != nil {
+				r.events.putBack(list[i:])
+				return
+			}
+		}
+		select {
+		case <-r.events.wake:
+		case <-gone:
+			return
+		case <-ctx.Done():
+			for _, e := range r.events.take() {
+				enc.Encode(e)
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,44 @@
+// Package replica is the process that owns the data of one mirror module on one
+// host: the FUSE mounts (fs), the stream to the other host (journal), the
+// reintegration (reintegrate), the record of what the data is, and a control
+// socket through which the supervisor of the module rules it.
+//
+//	           control socket
+//	                │ promote alone follow outdate demote stop
+//	                ▼
+//	 idle ──promote──▶ primary ──demote──▶ idle
+//	   │ ▲                │ frozen ⇄ alone ⇄ copying ⇄ in sync
+//	follow└── promote ──┐
+//	   ▼                │
+//	 second: joining ⇄ syncing ⇄ in sync
+//
+// It outlives the daemon: nothing here depends on somebody listening, except
+// that a primary that has lost its second while in sync is frozen until it is
+// told Alone, or until the second comes back.
+//
+// # What is promised
+//
+// A mutation that an application was answered for is on the second host too
+// (received or on its disk, by async) if the state record there says that it may
+// be promoted; or the record there says durably that it may not. The three steps
+// of a join keep it so:
+//
+//  1. The primary welcomes the second; the second records "syncing" before it
+//     receives anything.
+//  2. The first operation of the stream is a mark. Its ack tells the primary that
+//     the record is made: only then does it carry out, without the second, what
+//     waited.
+//  3. When the pass has ended the primary records "connected" (it is not surely
+//     the newest any more), and then sends a second mark, at which the second
+//     records "second": it may be promoted.
+//
+// A second that has ended in order and a primary that has not changed anything
+// since need no pass: both know the epoch and the number of the last operation.
+// This is what makes a swap cheap.
+//
+// # What a crash leaves
+//
+// The backing directories, plain, after the stale mount is cleared at the next
+// start; rfs.state as last recorded; with async="none" a receive log, which the
+// next start replays.
+package replica

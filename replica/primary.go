@@ -1,0 +1,313 @@
+package replica
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync/atomic"
+	"syscall"
+
+	"github.com/skfs/skfs/conf"
+	"github.com/skfs/skfs/fs"
+	"github.com/skfs/skfs/journal"
+	"github.com/skfs/skfs/reintegrate"
+)
+
+// markSynced is Op.Flags of the KindMark that tells the second that its data is
+// the primary's. Data is a summary in JSON.
+const markSynced = 1
+
+// greeting is the payload of a Hello: what the second has.
+type greeting struct {
+	Role  Role          `json:"role"`
+	Epoch journal.Epoch `json:"epoch"`
+	Seq   journal.Seq   `json:"seq"`
+	Full  bool          `json:"full"` // asked for by `second fullsync`
+}
+
+// plan is the payload of a Welcome: what is going to happen.
+type plan struct {
+	Copy  bool          `json:"copy"` // a reintegration; otherwise nothing is missing
+	First journal.Seq   `json:"first"`
+	Async journal.Async `json:"async"`
+}
+
+// summary tells the second what was copied.
+type summary struct {
+	Copied bool              `json:"copied"`
+	Stats  reintegrate.Stats `json:"stats"`
+}
+
+// primaryLink is the stream to a second that was accepted.
+type primaryLink struct {
+	node   string
+	sender *journal.Sender
+	pass   *reintegrate.Pass
+	synced atomic.Bool // the second knows that its data is the primary's
+	wrong  chan *journal.Op
+}
+
+// copying says whether the second is still being brought up to date: it has
+// recorded so and cannot be promoted.
+func (l *primaryLink) copying() bool { return l.pass != nil && !l.synced.Load() }
+
+func asyncOf(rfs *conf.RFS) journal.Async {
+	if rfs.Async == conf.AsyncNone {
+		return journal.AsyncNone
+	}
+	return journal.AsyncSecond
+}
+
+// listen waits for seconds on all configured addresses. They are refused while
+// this host is no primary.
+func (r *Replica) listen(ctx context.Context) error {
+	for _, addr := range r.cfg.Listen {
+		var lc net.ListenConfig
+		ln, err := lc.Listen(ctx, "tcp", addr)
+		if err != nil {
+			return fmt.Errorf("wait for the second node: %w", err)
+		}
+		l := journal.NewListener(ln)
+		r.wg.Go(func() {
+			defer l.Close()
+			for {
+				req, err := l.Accept(ctx)
+				if err != nil {
+					return
+				}
+				if err := r.admit(ctx, req); err != nil {
+					r.log("I", "nfsadmin", "node %s: %v", req.Node, err)
+				}
+			}
+		})
+	}
+	return nil
+}
+
+// admit answers a second that wants to join.
+func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
+	var g greeting
+	if err := json.Unmarshal(req.Payload, &g); err != nil {
+		req.Refuse("the hello cannot be understood: do both nodes run the same version?")
+		return fmt.Errorf("hello: %w", err)
+	}
+	r.mu.Lock()
+	prim, state, base, old := r.prim, r.state, r.base, r.link
+	r.mu.Unlock()
+	switch {
+	case !prim:
+		req.Refuse("this node is not the primary")
+		return nil
+	case req.Module != r.cfg.Module:
+		req.Refuse(fmt.Sprintf("this is module %s, not %s", r.cfg.Module, req.Module))
+		return nil
+	case g.Epoch > state.Epoch:
+		req.Refuse(fmt.Sprintf("the data of node %s is of epoch %d, here it is of epoch %d", req.Node, g.Epoch, state.Epoch))
+		return nil
+	}
+	if old != nil { // it comes back before its loss was noticed
+		old.sender.Close(errors.New("the second node has opened a new stream"))
+		<-old.sender.Done()
+		r.mu.Lock()
+		r.noteEnd(old)
+		r.mu.Unlock()
+	} else if !g.Full && g.Role == RoleClean && base == (State{RoleClean, g.Epoch, g.Seq}) && r.admitClean(ctx, req, state.Epoch) {
+		return nil
+	}
+	return r.admitCopy(ctx, req, state.Epoch)
+}
+
+// newLink welcomes the second with plan p.
+func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, p plan) (*primaryLink, error) {
+	r.mu.Lock()
+	p.First = r.seq + 1
+	r.mu.Unlock()
+	p.Async = asyncOf(r.cfg.RFS)
+	payload, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	link, err := req.Welcome(journal.Welcome{Epoch: epoch, Payload: payload})
+	if err != nil {
+		return nil, err
+	}
+	l := &primaryLink{node: req.Node, wrong: make(chan *journal.Op, 1024)}
+	l.sender = journal.NewSender(link, journal.SenderOptions{
+		Epoch: epoch, First: p.First, Async: p.Async, LockTimeout: r.cfg.RFS.LockTimeout, SendTimeout: r.cfg.RFS.SendTimeout,
+		Mismatch: func(op *journal.Op, local, remote syscall.Errno) {
+			r.log("I", "nfsadmin", "%s of %s ended here with %q and on node %s with %q", op.Kind, op.ID, local, req.Node, remote)
+			select {
+			case l.wrong <- op:
+			default: // there are more of them than a copy could mend
+				go l.sender.Close(errors.New("too many differences"))
+			}
+		},
+	})
+	return l, nil
+}
+
+// admitClean accepts a second that lacks nothing, unless something was changed
+// meanwhile.
+func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch journal.Epoch) bool {
+	var l *primaryLink
+	ok := r.gate.JoinClean(func() fs.Stream {
+		var err error
+		if l, err = r.newLink(req, epoch, plan{}); err != nil {
+			r.log("I", "nfsadmin", "%v", err)
+			return nil
+		}
+		r.mu.Lock()
+		r.link = l
+		r.mu.Unlock()
+		return l.sender
+	})
+	if !ok {
+		return l != nil // the request is used up
+	}
+	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch)})
+	r.wg.Go(func() { r.serve(ctx, l, epoch) })
+	return true
+}
+
+// admitCopy accepts a second that is to be brought up to date.
+func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch journal.Epoch) error {
+	l, err := r.newLink(req, epoch, plan{Copy: true})
+	if err != nil {
+		return err
+	}
+	// The second receives only after it has recorded that its data is not
+	// consistent any more: from here on it cannot be promoted.
+	if err := l.sender.Commit(&journal.Op{Kind: journal.KindMark}); err != nil {
+		l.sender.Close(err)
+		return err
+	}
+	var sources []reintegrate.Source
+	for _, f := range r.trees {
+		if !f.Tree().Indexed() {
+			f.Tree().StartIndex()
+		}
+		sources = append(sources, source{f.Tree()})
+	}
+	rfs := r.cfg.RFS
+	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), reintegrate.Options{
+		Workers: rfs.NbRei, ZoneSize: rfs.ZoneSize, Bandwidth: rfs.ReiAllowedBW * 1000, Detail: rfs.ReiDetail,
+		Logf: func(format string, args ...any) { r.log("I", "reintegre", format, args...) },
+	})
+	r.mu.Lock()
+	if !r.prim {
+		r.mu.Unlock()
+		l.sender.Close(errors.New("this node is no primary any more"))
+		return nil
+	}
+	if err := r.record(State{Role: RoleAlone, Epoch: r.state.Epoch}); err != nil {
+		r.mu.Unlock()
+		l.sender.Close(err)
+		return err
+	}
+	r.link = l
+	r.mu.Unlock()
+	r.gate.Join(l.sender, l.pass)
+	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch)})
+	r.wg.Go(func() { r.serve(ctx, l, epoch) })
+	return nil
+}
+
+// serve brings the second up to date and then waits for the end of the stream.
+func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch) {
+	if err := r.bringUp(ctx, l); err != nil {
+		l.sender.Close(err)
+	} else {
+		r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch)})
+	}
+	for ended := false; !ended; {
+		select {
+		case op := <-l.wrong:
+			l.sender.Close(fmt.Errorf("the nodes differ after %s of %s", op.Kind, op.ID))
+		case <-l.sender.Done():
+			ended = true
+		}
+	}
+	r.lost(l, epoch)
+}
+
+// bringUp runs the reintegration, if one is needed, and tells the second that it
+// is in sync.
+func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
+	var sum summary
+	if l.pass != nil {
+		mended := make(chan struct{})
+		stop := make(chan struct{})
+		go func() { // what ends differently during the pass is passed again
+			defer close(mended)
+			for {
+				select {
+				case op := <-l.wrong:
+					if !l.pass.Failed(op) {
+						l.sender.Close(fmt.Errorf("the nodes differ after %s of %s", op.Kind, op.ID))
+					}
+				case <-stop:
+					return
+				}
+			}
+		}()
+		stats, err := l.pass.Run(ctx)
+		close(stop)
+		<-mended
+		for _, f := range r.trees {
+			f.Tree().FinishIndex(err == nil || f.Tree().Indexed())
+		}
+		if err != nil {
+			return err
+		}
+		sum = summary{Copied: true, Stats: stats}
+	}
+	r.mu.Lock()
+	err := r.record(State{Role: RoleConnected, Epoch: r.state.Epoch})
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	r.gate.Synced()
+	l.synced.Store(true)
+	for _, f := range r.trees {
+		f.FlushTimes()
+	}
+	data, err := json.Marshal(sum)
+	if err != nil {
+		return err
+	}
+	if err := l.sender.Commit(&journal.Op{Kind: journal.KindMark, Flags: markSynced, Data: data}); err != nil {
+		return err
+	}
+	_, err = l.sender.Drain(ctx)
+	return err
+}
+
+// lost tells of the end of the stream to the second.
+func (r *Replica) lost(l *primaryLink, epoch journal.Epoch) {
+	r.mu.Lock()
+	if r.link != l || !r.prim {
+		r.mu.Unlock()
+		return // the end was wanted
+	}
+	r.log("I", "nfsadmin", "the stream to node %s ended: %v", l.node, l.sender.Err())
+	if l.copying() {
+		// The second has recorded that it is not consistent: nothing to wait for.
+		r.link = nil
+		r.noteEnd(l)
+		r.gate.Release()
+	}
+	r.mu.Unlock()
+	r.events.send(Event{Kind: EventPeerLost, Epoch: uint64(epoch)})
+}
+
+// noteEnd keeps what the next stream needs to know of one that has ended. mu is held.
+func (r *Replica) noteEnd(l *primaryLink) {
+	r.seq = l.sender.Stats().Submitted
+	r.base = State{}
+	if !l.copying() {
+		r.base = State{Role: RoleClean, Epoch: l.sender.Epoch(), Seq: r.seq}
+	}
+}

@@ -1,0 +1,451 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/skfs/skfs/conf"
+	"github.com/skfs/skfs/fs"
+	"github.com/skfs/skfs/journal"
+	"github.com/skfs/skfs/reintegrate"
+)
+
+const (
+	unmountPatience = 3 * time.Second
+	timesInterval   = time.Second
+)
+
+// Config is what a replica is started with.
+type Config struct {
+	Module   string
+	Node     string
+	RFS      *conf.RFS
+	Listen   []string // host:port to wait on for a second, as primary
+	Socket   string   // control socket
+	StateDir string   // SAFEVAR/modules/AM
+	Degraded bool     // serve the data here, never replicate (§5.6 of the guide)
+}
+
+// Refusals of Promote.
+var (
+	ErrNotUptodate  = errors.New("data may be not up to date")
+	ErrInconsistent = errors.New("data may be inconsistent (stopped during reintegration)")
+)
+
+// Force is how much Promote overlooks.
+type Force int
+
+// How much Promote is forced.
+const (
+	NoForce        Force = iota
+	ForcePrim            // data that may be not up to date
+	ForcePrimforce       // also data that may be inconsistent
+)
+
+// Replica owns the data of one module on this host.
+//
+// Lock order: cmd, then mu. cmd makes the commands that change the role one
+// after the other; Alone, Outdate, Status and the goroutines of the streams take
+// mu only. mu is never held over a wait for the network or a disk, except for
+// the write of the state record.
+type Replica struct {
+	cfg    Config
+	gate   *fs.Gate
+	trees  []*fs.FS
+	events *hub
+
+	cmd sync.Mutex
+
+	mu     sync.Mutex
+	state  State // as on disk
+	prim   bool  // the gate is open
+	synced bool  // second: the data is the primary's, and nothing has said otherwise since
+	base   State // primary: what a peer has that lacks nothing (RoleClean), if nothing was changed since
+	seq    journal.Seq
+	link   *primaryLink // primary: the stream to the second, nil if none was accepted
+	follow *follower    // second
+	ended  bool
+
+	stop context.CancelCauseFunc
+	wg   sync.WaitGroup
+}
+
+// errStopped ends Run in order.
+var errStopped = errors.New("stopped")
+
+// Run is the process `skfs replica`: it mounts the directories, read-only, and
+// obeys its control socket until Stop or the end of ctx. After an end by ctx the
+// data is as after a crash.
+func Run(ctx context.Context, cfg Config) (err error) {
+	if err := os.MkdirAll(cfg.StateDir, 0o755); err != nil {
+		return err
+	}
+	ln, err := listenControl(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	r := &Replica{cfg: cfg, gate: fs.NewGate(), events: newHub(), stop: stop}
+	if r.state, err = loadState(r.statePath()); err != nil {
+		return err
+	}
+	r.gate.Suspect = r.suspect
+	if r.trees, err = openTrees(cfg.RFS, r.gate); err != nil {
+		return err
+	}
+	defer func() {
+		err = errors.Join(err, closeTrees(r.trees, func(dir string) {
+			r.log("E", "nfsadmin", "%s is in use: its users get errors from now on", dir)
+		}))
+	}()
+	if err := r.replay(); err != nil {
+		return err
+	}
+	if !cfg.Degraded {
+		if err := r.listen(ctx); err != nil {
+			return err
+		}
+	}
+	r.wg.Go(func() { r.flushTimes(ctx) })
+	r.wg.Go(func() { r.serveControl(ctx, ln) })
+	<-ctx.Done()
+	r.gate.Abort()
+	r.closeLinks(context.Cause(ctx))
+	ln.Close()
+	r.wg.Wait()
+	if cause := context.Cause(ctx); !errors.Is(cause, errStopped) {
+		return cause
+	}
+	return nil
+}
+
+func (r *Replica) statePath() string { return filepath.Join(r.cfg.StateDir, "rfs.state") }
+func (r *Replica) logDir() string    { return filepath.Join(r.cfg.StateDir, "receive.log") }
+
+// record makes the state durable, then current. mu is held.
+func (r *Replica) record(s State) error {
+	if s == r.state {
+		return nil
+	}
+	if err := saveState(r.statePath(), s); err != nil {
+		return err
+	}
+	r.state = s
+	return nil
+}
+
+// replay applies what a crash of this second has left in the receive log.
+func (r *Replica) replay() error {
+	if _, err := os.Stat(r.logDir()); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	l, err := r.openLog()
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if l.Contents().Empty() {
+		return nil
+	}
+	if r.state.Role != RoleSecond && r.state.Role != RoleOutdated {
+		return l.Discard() // the next reintegration brings everything
+	}
+	for _, f := range r.trees {
+		if err := f.Tree().BuildIndex(); err != nil {
+			return err
+		}
+	}
+	done, err := l.Replay(r.applier(func(*journal.Op) {}))
+	if err == nil {
+		r.log("I", "nfsadmin", "replayed operations %d to %d of the receive log (%d were there already)", done.After+1, done.Last, done.Failed)
+	}
+	return err
+}
+
+func (r *Replica) openLog() (*journal.ReceiveLog, error) {
+	return journal.OpenReceiveLog(r.logDir(), journal.ReceiveLogOptions{Flush: r.syncTrees})
+}
+
+// syncTrees flushes every backing file system.
+func (r *Replica) syncTrees() error {
+	for _, f := range r.trees {
+		if err := f.Tree().Sync(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Replica) applier(mark func(*journal.Op)) *applier {
+	var sinks []reintegrate.Sink
+	for _, f := range r.trees {
+		sinks = append(sinks, sink{f.Tree()})
+	}
+	return &applier{trees: r.trees, target: reintegrate.NewTarget(sinks), mark: mark, begin: func(tree int) {
+		r.log("E", "reintegre", "Updating directory tree from %s", r.trees[tree].Tree().Dir())
+	}}
+}
+
+// flushTimes sends modification times once they have settled.
+func (r *Replica) flushTimes(ctx context.Context) {
+	tick := time.NewTicker(timesInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			if r.gate.HasPeer() {
+				for _, f := range r.trees {
+					f.FlushTimes()
+				}
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// suspect is called when an fsync has failed: what is on that disk is not known
+// (R13).
+func (r *Replica) suspect(remote bool, err error) {
+	if remote {
+		r.log("E", "nfsadmin", "fsync failed on the second node (%v): it must be synchronized again", err)
+		r.mu.Lock()
+		l := r.link
+		r.mu.Unlock()
+		if l != nil {
+			go l.sender.Close(fmt.Errorf("fsync failed on the second node: %w", err))
+		}
+		return
+	}
+	r.events.send(Event{Kind: EventFailed, Epoch: r.epoch(), Text: fmt.Sprintf("fsync failed on this node (%v): what is on its disk is not known", err)})
+}
+
+func (r *Replica) epoch() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return uint64(r.state.Epoch)
+}
+
+func (r *Replica) log(level, source, format string, args ...any) {
+	r.events.send(Event{Kind: EventLog, Level: level, Source: source, Text: fmt.Sprintf(format, args...)})
+}
+
+// Promote makes this host the primary of epoch: see ha.Replica.
+func (r *Replica) Promote(ctx context.Context, epoch uint64, force Force) error {
+	r.cmd.Lock()
+	defer r.cmd.Unlock()
+	r.mu.Lock()
+	if r.prim {
+		defer r.mu.Unlock()
+		if journal.Epoch(epoch) <= r.state.Epoch {
+			return nil
+		}
+		s := r.state
+		s.Epoch = journal.Epoch(epoch)
+		return r.record(s)
+	}
+	switch {
+	case !r.state.Consistent() && force < ForcePrimforce:
+		r.mu.Unlock()
+		return ErrInconsistent
+	case !r.synced && !r.state.Uptodate() && force < ForcePrim:
+		r.mu.Unlock()
+		return ErrNotUptodate
+	case journal.Epoch(epoch) <= r.state.Epoch && r.state.Role != RoleNone:
+		defer r.mu.Unlock()
+		return fmt.Errorf("promote to epoch %d: the data already holds operations of epoch %d", epoch, r.state.Epoch)
+	}
+	wasSynced := r.synced
+	f := r.follow
+	r.mu.Unlock()
+	if err := f.end(); err != nil { // everything that was received is applied now
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if wasSynced && !r.synced && force < ForcePrim { // outdated meanwhile
+		return ErrNotUptodate
+	}
+	r.base = State{}
+	if wasSynced {
+		r.base = State{Role: RoleClean, Epoch: r.state.Epoch, Seq: f.applied()}
+	}
+	if err := r.record(State{Role: RoleConnected, Epoch: journal.Epoch(epoch)}); err != nil {
+		return err
+	}
+	r.follow, r.synced, r.prim, r.seq = nil, false, true, 0
+	for _, f := range r.trees {
+		f.Rule()
+	}
+	r.gate.Open(errors.New("the peer may not know yet that it is out of date"))
+	return nil
+}
+
+// Alone lets the primary go on without its peer, which cannot be promoted any
+// more: see ha.Replica.
+func (r *Replica) Alone(_ context.Context, epoch uint64) error {
+	r.mu.Lock()
+	if !r.prim {
+		defer r.mu.Unlock()
+		return fmt.Errorf("alone in epoch %d: this replica is no primary", epoch)
+	}
+	l := r.link
+	if l != nil && l.copying() {
+		defer r.mu.Unlock()
+		return nil // a second has come back and is being brought up to date
+	}
+	r.link = nil
+	r.mu.Unlock()
+	if l != nil {
+		l.sender.Close(errors.New("the supervisor goes on without the second node"))
+		<-l.sender.Done()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.prim || r.link != nil {
+		return nil
+	}
+	if l != nil {
+		r.noteEnd(l)
+	}
+	if err := r.record(State{Role: RoleAlone, Epoch: r.state.Epoch}); err != nil {
+		return err
+	}
+	r.gate.Release()
+	return nil
+}
+
+// Outdate records that the primary of epoch goes on without this second: see
+// ha.Replica.
+func (r *Replica) Outdate(_ context.Context, epoch uint64) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.prim {
+		return fmt.Errorf("outdate by epoch %d: this replica is a primary", epoch)
+	}
+	r.synced = false
+	if r.state.Role == RoleSyncing {
+		return nil
+	}
+	s := r.state
+	s.Role = RoleOutdated
+	return r.record(s)
+}
+
+// Demote ends the reign of this primary: see ha.Replica.
+func (r *Replica) Demote(ctx context.Context) error {
+	r.cmd.Lock()
+	defer r.cmd.Unlock()
+	r.mu.Lock()
+	if !r.prim {
+		defer r.mu.Unlock()
+		return nil
+	}
+	l := r.link
+	r.mu.Unlock()
+	if l != nil && l.sender.Err() != nil {
+		return fmt.Errorf("demote: the second node is lost: %w", l.sender.Err())
+	}
+	r.gate.Shut()
+	for _, f := range r.trees {
+		f.FlushTimes()
+	}
+	next := State{Role: RoleAlone, Epoch: r.epochNow()}
+	if l != nil && !l.copying() {
+		seq, err := l.sender.Drain(ctx)
+		if err != nil {
+			r.gate.Reopen()
+			return fmt.Errorf("demote: %w", err)
+		}
+		next = State{Role: RoleClean, Epoch: next.Epoch, Seq: seq}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.record(next); err != nil {
+		return err
+	}
+	r.prim, r.link = false, nil
+	if l != nil {
+		go l.sender.Close(errors.New("this node is no primary any more"))
+	}
+	r.gate.Release()
+	for _, f := range r.trees {
+		f.Serve()
+	}
+	return nil
+}
+
+func (r *Replica) epochNow() journal.Epoch {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state.Epoch
+}
+
+// Stop ends the process: see ha.Replica.
+func (r *Replica) Stop(ctx context.Context, clean bool) error {
+	if clean {
+		if err := r.stopClean(ctx); err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+	return nil // the process ends when the answer is on its way
+}
+
+func (r *Replica) stopClean(ctx context.Context) error {
+	r.mu.Lock()
+	prim := r.prim
+	r.mu.Unlock()
+	if prim {
+		if err := r.Demote(ctx); err != nil {
+			r.log("E", "nfsadmin", "%v", err)
+		}
+		return r.syncTrees()
+	}
+	r.cmd.Lock()
+	defer r.cmd.Unlock()
+	r.mu.Lock()
+	f := r.follow
+	synced := r.synced
+	r.mu.Unlock()
+	if f == nil {
+		return nil
+	}
+	if err := f.end(); err != nil {
+		return err
+	}
+	if err := r.syncTrees(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !synced || !r.synced {
+		return nil
+	}
+	r.synced, r.follow = false, nil
+	return r.record(State{Role: RoleClean, Epoch: r.state.Epoch, Seq: f.applied()})
+}
+
+// closeLinks ends the streams without a word about the data.
+func (r *Replica) closeLinks(cause error) {
+	r.mu.Lock()
+	l, f := r.link, r.follow
+	r.mu.Unlock()
+	if l != nil {
+		l.sender.Close(cause)
+	}
+	f.end()
+}
+
+// dialer reaches the primary.
+var dialer net.Dialer
