@@ -221,6 +221,10 @@ func (r *Receiver) read(conn int) {
 	for {
 		var err error
 		batch, err = in.batch(r.o.Epoch, batch[:0])
+		last := Seq(0)
+		if len(batch) > 0 {
+			last = batch[len(batch)-1].op.Seq // after arrive they are the workers'
+		}
 		ackNow, err2 := r.arrive(batch)
 		if ackNow {
 			r.out[conn].add(func(b []byte) []byte { return r.appendAck(b, conn) })
@@ -233,7 +237,7 @@ func (r *Receiver) read(conn int) {
 			r.fail(r.linkError("receive from", err))
 			return
 		}
-		if !r.waitRoom(batch[len(batch)-1].op.Seq) {
+		if !r.waitRoom(last) {
 			return
 		}
 		clear(batch)

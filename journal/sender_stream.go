@@ -253,7 +253,8 @@ func (s *Sender) result(r Result, op *Op) {
 		return
 	}
 	var found []mismatch
-	if r.Errno != 0 && op != nil {
+	orphan := s.err != nil && op != nil && op.Kind.Answered() // who asked has been told that it is not known
+	if r.Errno != 0 && op != nil && !orphan {
 		found = s.outcomes.failedThere(*op, r.Errno, time.Now(), nil)
 	}
 	s.mu.Unlock()
