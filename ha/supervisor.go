@@ -3,7 +3,14 @@ package ha
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+	"sync"
 	"time"
+
+	"github.com/skfs/skfs/conf"
 )
 
 // Options says what a Supervisor stands on.
@@ -17,15 +24,36 @@ type Options struct {
 
 // Supervisor runs the modules of one node. One per daemon.
 type Supervisor struct {
-	o Options
+	o     Options
+	paths conf.Paths
+	node  string // as last found in the cluster; under mu
+
+	mu      sync.Mutex // guards modules, broken, node and running; taken before module.mu
+	modules map[string]*supervised
+	broken  map[string]string // modules that cannot run, and why (told once)
+	ctx     context.Context   // of Run; nil before and after
+	wg      sync.WaitGroup    // loops of modules
+
+	change sync.Mutex // one Reload or Configure at a time; taken before mu
+}
+
+// supervised is a module with its loop.
+type supervised struct {
+	*module
+	ctx   context.Context // of the loop; nil while it does not run
+	end   context.CancelFunc
+	ended chan struct{}
 }
 
 // Command is something an administrator, a script or a detector asks of a module.
 type Command struct {
-	Name string   // start stop forcestop prim primforce second swap restart stopstart
+	Name string   // start stop forcestop prim primforce second swap restart stopstart; shutdown: a stop because the host stops
 	Args []string // second: fullsync
 	By   string   // as the log shows it: "SYSTEM/root", "web@10.0.0.1/SYSTEM/root"; "": SYSTEM/root
 }
+
+// AtBoot as Command.By says that a module starts because its host did.
+const AtBoot = "at boot time"
 
 // ModuleState is what is known of a module at one moment.
 type ModuleState struct {
@@ -61,43 +89,298 @@ var (
 
 // Open reads SAFEVAR/cluster/cluster.xml and the active configuration of every
 // module, and takes up again the modules that an earlier daemon left running
-// (R1). Nothing acts before Run.
-func Open(o Options) (*Supervisor, error) { return &Supervisor{o: o}, nil }
+// (R1). Nothing acts before Run. A module whose configuration cannot be used is
+// left out, which Options.Errors is told; without a cluster.xml there are none.
+func Open(o Options) (*Supervisor, error) {
+	if o.Errors == nil {
+		o.Errors = func(string) {}
+	}
+	s := &Supervisor{o: o, paths: conf.Paths{Safe: o.Safe, SafeVar: o.SafeVar},
+		modules: map[string]*supervised{}, broken: map[string]string{}}
+	if err := s.Reload(context.Background()); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
 
 // Run supervises until ctx ends. Scripts and replicas stay running then.
-func (s *Supervisor) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (s *Supervisor) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.ctx != nil {
+		s.mu.Unlock()
+		return errors.New("the supervisor runs already")
+	}
+	s.ctx = ctx
+	for _, m := range s.modules {
+		s.launch(m)
+	}
+	s.mu.Unlock()
+	<-ctx.Done()
+	s.mu.Lock()
+	s.ctx = nil
+	s.mu.Unlock()
+	s.wg.Wait()
+	return nil
+}
+
+// launch starts the loop of a module. Caller holds mu.
+func (s *Supervisor) launch(m *supervised) {
+	m.ended = make(chan struct{})
+	m.ctx, m.end = context.WithCancel(s.ctx)
+	ctx := m.ctx
+	s.wg.Go(func() {
+		defer close(m.ended)
+		m.run(ctx)
+	})
+}
 
 // Close frees what Open and Run took, after Run has returned.
-func (s *Supervisor) Close() error { return nil }
+func (s *Supervisor) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, m := range s.modules {
+		errs = append(errs, m.close())
+	}
+	clear(s.modules)
+	return errors.Join(errs...)
+}
+
+func (s *Supervisor) module(name string) (*supervised, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if m := s.modules[name]; m != nil {
+		return m, nil
+	}
+	if why := s.broken[name]; why != "" {
+		return nil, fmt.Errorf("module %s: %w is in force: %s", name, ErrNoModule, why)
+	}
+	names := slices.Collect(maps.Keys(s.modules))
+	if near := conf.Nearest(name, names); near != "" {
+		return nil, fmt.Errorf("module %s: %w; did you mean %s?", name, ErrNoModule, near)
+	}
+	return nil, fmt.Errorf("module %s: %w", name, ErrNoModule)
+}
 
 // Do gives a command to a module and returns when it is accepted: its effect is
 // seen with Watch. A command that the module's state does not allow is refused
 // with the reason.
-func (s *Supervisor) Do(ctx context.Context, module string, c Command) error { return ErrNoModule }
+func (s *Supervisor) Do(ctx context.Context, module string, c Command) error {
+	m, err := s.module(module)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	running := m.ctx
+	s.mu.Unlock()
+	if running == nil {
+		return fmt.Errorf("module %s: %w: the supervisor does not run", module, ErrRefused)
+	}
+	return m.do(ctx, running, c)
+}
 
 // State is the state of a module now.
-func (s *Supervisor) State(module string) (ModuleState, error) { return ModuleState{}, ErrNoModule }
+func (s *Supervisor) State(module string) (ModuleState, error) {
+	m, err := s.module(module)
+	if err != nil {
+		return ModuleState{}, err
+	}
+	st, _ := m.look()
+	return st, nil
+}
 
 // Modules are the names of the configured modules, sorted.
-func (s *Supervisor) Modules() []string { return nil }
+func (s *Supervisor) Modules() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.modules))
+}
 
 // Watch sends the state of a module now and after every change until ctx ends,
 // then closes the channel. A slow reader misses states in between, never the last.
 // An unknown module: a channel that is closed at once.
-func (s *Supervisor) Watch(ctx context.Context, module string) <-chan ModuleState { return nil }
+func (s *Supervisor) Watch(ctx context.Context, module string) <-chan ModuleState {
+	states := make(chan ModuleState)
+	m, err := s.module(module)
+	if err != nil {
+		close(states)
+		return states
+	}
+	go func() { // ends with ctx
+		defer close(states)
+		for {
+			st, changed := m.look()
+			select {
+			case states <- st:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case <-changed:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return states
+}
 
-// Reload reads the cluster's configuration and the list of modules again.
-// Modules whose networks changed are told so; those that run must be in STOP,
-// ALONE or WAIT for it.
-func (s *Supervisor) Reload(ctx context.Context) error { return nil }
+// Reload reads the cluster's configuration and the list of modules again. A
+// module whose configuration cannot be used any more keeps the one it has.
+func (s *Supervisor) Reload(ctx context.Context) error {
+	installed, err := s.paths.Installed()
+	if err != nil {
+		return err
+	}
+	names := s.Modules()
+	for _, i := range installed {
+		if !slices.Contains(names, i.Name) {
+			names = append(names, i.Name)
+		}
+	}
+	for _, name := range names {
+		if err := s.Configure(ctx, name); err != nil {
+			s.mu.Lock()
+			told := s.broken[name] == err.Error()
+			s.broken[name] = err.Error()
+			s.mu.Unlock()
+			if !told {
+				s.o.Errors(err.Error())
+			}
+		}
+	}
+	return nil
+}
 
 // Configure takes up the active configuration of a module (after `skfs config`),
 // or forgets a module that was uninstalled. It is refused unless the module is in
 // STOP, ALONE or WAIT; what is not dynamic takes effect at the next start.
-func (s *Supervisor) Configure(ctx context.Context, module string) error { return nil }
+func (s *Supervisor) Configure(ctx context.Context, module string) error {
+	s.change.Lock()
+	defer s.change.Unlock()
+	mc, err := s.read(module)
+	s.mu.Lock()
+	m, node := s.modules[module], s.node
+	s.mu.Unlock()
+	switch {
+	case errors.Is(err, conf.ErrNotInstalled), errors.Is(err, conf.ErrNotConfigured):
+		return s.forget(ctx, module)
+	case errors.Is(err, fs.ErrNotExist) && m == nil:
+		return nil // no cluster yet
+	case err != nil:
+		return fmt.Errorf("module %s on node %s: %w", module, node, err)
+	case m == nil:
+		return s.add(mc)
+	}
+	st, _ := m.look()
+	if st.Role != RoleStop && st.Role != RoleAlone && st.Role != RoleWait {
+		return fmt.Errorf("configure module %s %w: it is %s; STOP, ALONE or WAIT is needed", module, ErrRefused, st.Role)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.broken, module)
+	if m.ctx == nil { // Run has not begun
+		m.mc, m.state.Conf, m.state.Links = mc, mc.conf, make([]Link, len(mc.conf.Heartbeats))
+		return nil
+	}
+	run, loop := s.ctx, m.ctx
+	if run == nil {
+		return nil
+	}
+	return m.post(ctx, func() { m.reconfigure(loop, loop, mc) })
+}
+
+// read reads the configuration of a module as it is now.
+func (s *Supervisor) read(module string) (*moduleConf, error) {
+	c, err := conf.ReadCluster(s.paths.ClusterFile())
+	if err != nil {
+		return nil, err
+	}
+	node := s.o.Node
+	if node == "" {
+		if node, err = localNode(c); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	s.node = node
+	s.mu.Unlock()
+	return readModule(s.paths, module, node, c)
+}
+
+// add begins to supervise a module. Caller holds change.
+func (s *Supervisor) add(mc *moduleConf) error {
+	m, err := openModule(s.paths, mc, s.o.Launcher, s.o.Errors)
+	if err != nil {
+		return fmt.Errorf("module %s: %w", mc.name, err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.broken, mc.name)
+	v := &supervised{module: m}
+	s.modules[mc.name] = v
+	if s.ctx != nil {
+		s.launch(v)
+	}
+	return nil
+}
+
+// forget ends the supervision of a stopped module. Caller holds change.
+func (s *Supervisor) forget(ctx context.Context, module string) error {
+	s.mu.Lock()
+	m := s.modules[module]
+	delete(s.broken, module)
+	s.mu.Unlock()
+	if m == nil {
+		return nil
+	}
+	if st, _ := m.look(); st.Role != RoleStop {
+		return fmt.Errorf("forget module %s %w: it is %s; stop it first", module, ErrRefused, st.Role)
+	}
+	s.mu.Lock()
+	delete(s.modules, module)
+	s.mu.Unlock()
+	if m.end != nil {
+		m.end()
+		<-m.ended
+	}
+	return m.close()
+}
 
 // Log is the log of a module.
-func (s *Supervisor) Log(module string) (*Log, error) { return nil, ErrNoModule }
+func (s *Supervisor) Log(module string) (*Log, error) {
+	m, err := s.module(module)
+	if err != nil {
+		return nil, err
+	}
+	return m.log, nil
+}
 
 // Ping returns when every module's loop has answered: what feeds a watchdog.
-func (s *Supervisor) Ping(ctx context.Context) error { return nil }
+func (s *Supervisor) Ping(ctx context.Context) error {
+	s.mu.Lock()
+	type loop struct {
+		*supervised
+		ctx context.Context
+	}
+	var loops []loop
+	for _, m := range s.modules {
+		if m.ctx != nil {
+			loops = append(loops, loop{m, m.ctx})
+		}
+	}
+	s.mu.Unlock()
+	for _, m := range loops {
+		answer := make(chan struct{})
+		if err := m.post(ctx, func() { close(answer) }); err != nil {
+			return fmt.Errorf("module %s does not answer: %w", m.name, err)
+		}
+		select {
+		case <-answer:
+		case <-m.ctx.Done():
+		case <-ctx.Done():
+			return fmt.Errorf("module %s does not answer: %w", m.name, ctx.Err())
+		}
+	}
+	return nil
+}

@@ -1,0 +1,134 @@
+package ha
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/skfs/skfs/conf"
+)
+
+// moduleConf is what a module's driver takes from the configuration.
+type moduleConf struct {
+	name  string
+	id    int
+	conf  Conf
+	beats []heartbeatConf
+	flow  string // host:port where the peer's replica listens
+	boot  conf.Boot
+	delay time.Duration
+
+	scripts             bool // there is a <user>
+	logging             bool
+	logSize             int64
+	niceStop, forceStop time.Duration
+	env                 []string
+}
+
+// readModule reads the active configuration of a module for this node.
+func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, error) {
+	a, err := p.Active(am, c)
+	if err != nil {
+		return nil, err
+	}
+	m := a.Module
+	if m.Mode != conf.Mirror || m.Heart == nil {
+		return nil, fmt.Errorf("module %s: mode %q is not supported by this version, only mirror is", am, m.Mode)
+	}
+	nodes := nodesOf(c, m.Heart.Heartbeats)
+	if len(nodes) != 2 || !slices.Contains(nodes, node) {
+		return nil, fmt.Errorf("module %s: a mirror module runs on two nodes, this one (%s) among them; the networks of its heartbeats have %v", am, node, nodes)
+	}
+	peer := nodes[0]
+	if peer == node {
+		peer = nodes[1]
+	}
+	ports := conf.PortsOf(a.ID)
+	mc := &moduleConf{name: am, id: a.ID, boot: m.Boot, delay: m.BootDelay,
+		conf: Conf{Node: node, Peer: peer, Second: node > peer, HasData: m.RFS != nil, Failover: m.Failover,
+			MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval}}
+	for _, hb := range m.Heart.Heartbeats {
+		port := hb.Port
+		if port == 0 {
+			port = ports.Heart
+		}
+		local, _ := c.Lan(hb.Name).Node(node)
+		remote, _ := c.Lan(hb.Name).Node(peer)
+		mc.conf.Heartbeats = append(mc.conf.Heartbeats, hb.Ident)
+		mc.beats = append(mc.beats, heartbeatConf{Ident: hb.Ident,
+			Local:  net.JoinHostPort(local.LocalHost(), strconv.Itoa(port)),
+			Remote: net.JoinHostPort(remote.Host(), strconv.Itoa(port)),
+			Pulse:  hb.Pulse, Timeout: hb.Timeout})
+	}
+	if m.RFS != nil {
+		addr, ok := c.Addr(m.RFS.Flow, peer)
+		if !ok {
+			return nil, fmt.Errorf("module %s: node %s is not on network %s, which replication uses", am, peer, m.RFS.Flow)
+		}
+		mc.flow = net.JoinHostPort(addr, strconv.Itoa(ports.RFS))
+	}
+	if u := m.User; u != nil {
+		mc.scripts, mc.logging, mc.logSize = true, u.Logging, u.UserLogSize
+		mc.niceStop, mc.forceStop = u.NiceStopTimeout, u.ForceStopTimeout
+		for _, v := range u.Vars {
+			mc.env = append(mc.env, v.Name+"="+v.Value)
+		}
+	}
+	return mc, nil
+}
+
+// nodesOf are the nodes that are on every network of the heartbeats.
+func nodesOf(c *conf.Cluster, beats []conf.Heartbeat) []string {
+	var nodes []string
+	for _, name := range c.Nodes() {
+		if !slices.ContainsFunc(beats, func(hb conf.Heartbeat) bool {
+			l := c.Lan(hb.Name)
+			if l == nil {
+				return true
+			}
+			_, ok := l.Node(name)
+			return !ok
+		}) {
+			nodes = append(nodes, name)
+		}
+	}
+	return nodes
+}
+
+// localNode is the node of the cluster that has an address of this host.
+func localNode(c *conf.Cluster) (string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", err
+	}
+	mine := map[string]bool{}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok {
+			mine[n.IP.String()] = true
+		}
+	}
+	found := map[string]bool{}
+	for _, l := range c.Lans {
+		for _, n := range l.Nodes {
+			ips, err := net.LookupIP(n.LocalHost())
+			if err != nil {
+				continue
+			}
+			if slices.ContainsFunc(ips, func(ip net.IP) bool { return mine[ip.String()] }) {
+				found[n.Name] = true
+			}
+		}
+	}
+	switch len(found) {
+	case 1:
+		for name := range found {
+			return name, nil
+		}
+	case 0:
+		return "", errors.New("no node of cluster.xml has an address of this host")
+	}
+	return "", errors.New("several nodes of cluster.xml have addresses of this host")
+}

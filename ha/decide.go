@@ -1,0 +1,254 @@
+package ha
+
+// decide begins the next transition; false: there is nothing to do now. It is
+// called when no transition is under way.
+func (m *machine) decide() bool {
+	switch m.Order {
+	case OrderStop, OrderForcestop, OrderStopstart:
+		if m.Role != RoleStop {
+			m.stop()
+			return true
+		}
+	}
+	switch m.Role {
+	case RoleStop:
+		return m.decideStop()
+	case RoleWait:
+		return m.decideWait()
+	case RoleSecond:
+		return m.decideSecond()
+	case RoleAlone, RolePrim:
+		return m.decidePrimary()
+	}
+	return false
+}
+
+// decideStop: a stopped module waits for an order.
+func (m *machine) decideStop() bool {
+	switch m.Order {
+	case OrderStopstart:
+		m.say("heart", "Action start called automatically")
+		m.Want = WantStart
+	case OrderStart:
+	default:
+		m.Order = NoOrder
+		return false
+	}
+	m.Order = NoOrder
+	m.start()
+	return true
+}
+
+// decideWait: who of the two becomes primary.
+func (m *machine) decideWait() bool {
+	if m.Data.Gone {
+		m.say("nfsadmin", "The replication process has ended")
+		m.again("nfsadmin")
+		return m.Order != NoOrder
+	}
+	if m.Reign { // a claim that was cut short
+		m.abandon()
+		return true
+	}
+	p := m.Peer
+	switch {
+	case !m.silent() && !m.heard():
+		return m.wait(NoBlock) // one window of silence, or a first word, decides
+	case m.mustConcede():
+		return m.wait(NoBlock)
+	case p.Primary && (m.Want == WantPrim || m.Want == WantPrimforce):
+		m.say("heart", "Requested prim start aborted")
+		m.Order = OrderStop
+		return true
+	case p.Primary && p.Degraded:
+		return m.wait(BlockDegraded)
+	case p.Primary && !p.Open:
+		return m.wait(NoBlock) // not yet, or not before we have conceded
+	case p.Primary:
+		m.follow()
+		return true
+	case m.Want == WantPrim:
+		return m.claim(ForcePrim, RoleAlone)
+	case m.Want == WantPrimforce:
+		return m.claim(ForcePrimforce, RoleAlone)
+	case p.Role == RoleWait && !(p.Ready && p.HearsMe), p.Role == RoleSecond:
+		return m.wait(NoBlock) // it is about to take over, to wait, or to know
+	case m.Want == WantSecond || m.Want == WantFullsync:
+		if p.Candidate && p.Role == RoleWait {
+			return m.wait(NoBlock) // it starts as primary
+		}
+		m.say("heart", "Requested second start aborted")
+		m.Order = OrderStop
+		return true
+	case p.Role == RoleWait && p.Candidate && !m.exceeds(p):
+		return m.wait(NoBlock)
+	case p.Role == RoleWait && m.candidate():
+		return m.claim(NoForce, RoleAlone)
+	case p.Role != RoleWait && m.sure(): // stopped, or silent
+		return m.claim(NoForce, RoleAlone)
+	}
+	return m.wait(BlockNotUptodate)
+}
+
+// wait stays in WAIT, and says why when the reason is new.
+func (m *machine) wait(why Block) bool {
+	if m.Why == why {
+		return false
+	}
+	m.Why = why
+	switch why {
+	case BlockNotUptodate:
+		m.say("nfsadmin", "Data may be not uptodate for replicated directories (wait for the start of the remote server)")
+		m.say("heart", "Action wait from failover rule notuptodate_server")
+		m.say("nfsadmin", "If you are sure that this server has valid data, run safekit prim to force start as primary")
+	case BlockDegraded:
+		m.say("heart", "Action wait from failover rule degraded_server")
+	}
+	return false
+}
+
+// decideSecond: a second follows its primary, takes over from it, or waits.
+func (m *machine) decideSecond() bool {
+	p := m.Peer
+	if m.Order == OrderSwap { // it was meant for a primary
+		m.Order = NoOrder
+	}
+	if m.SwapAsk != 0 && (m.SwapAsk != m.Epoch || m.Swapping) {
+		m.SwapAsk = 0
+	}
+	switch {
+	case m.Data.Gone:
+		m.say("nfsadmin", "The replication process has ended")
+		m.again("nfsadmin")
+		return m.Order != NoOrder
+	case m.Reign: // a claim that was cut short
+		m.abandon()
+		return true
+	case m.Order == OrderRestart:
+		m.Order = NoOrder
+		m.restart()
+		return true
+	case !m.silent() && !m.heard(), m.mustConcede(), m.Yield != 0:
+		return false
+	case p.Primary && p.Degraded:
+		m.leave()
+		return true
+	case p.Primary && (p.Epoch != m.Epoch || !m.Followed):
+		if !p.Open {
+			return false // not yet, or not before we have conceded
+		}
+		m.follow()
+		return true
+	case p.Primary:
+		if m.Fresh && m.synced() && m.Up != partsOf(RoleSecond) {
+			m.scripts(RoleSecond, "start")
+			return len(m.Plan) > 0
+		}
+		return false
+	case !m.Fresh:
+		m.leave()
+		return true
+	case m.silent():
+		return m.takeOver("no heartbeat")
+	case p.Role == RoleSecond && p.Released < m.Epoch && (m.Released >= m.Epoch || m.Conf.Second):
+		return false // it takes over, see below
+	default: // it gave up its reign, was stopped, or was started again
+		return m.takeOver("remote stop")
+	}
+}
+
+// decidePrimary: a primary serves until it is told otherwise.
+func (m *machine) decidePrimary() bool {
+	p := m.Peer
+	switch {
+	case m.Data.Gone:
+		m.degrade()
+		return true
+	case !m.Established:
+		m.reclaim()
+		return true
+	case m.heard() && p.Primary && m.yields(p):
+		m.again("heart")
+		return m.Order != NoOrder
+	case m.Order == OrderRestart:
+		m.Order = NoOrder
+		m.restart()
+		return true
+	case m.Order == OrderSwap:
+		m.Order = NoOrder
+		if m.secondReady() && m.Role == RolePrim {
+			m.swap()
+			return true
+		}
+	case m.Data.Frozen:
+		return false
+	case m.Rival && m.heard() && !p.Primary:
+		m.Rival = false
+		m.reclaim() // a reign above the one that was given up
+		return true
+	}
+	switch {
+	case m.Role == RoleAlone && m.secondReady():
+		m.become(RolePrim)
+		return true
+	case m.Role == RolePrim && (m.silent() || m.heard() && p.Role != RoleSecond || m.Lost):
+		m.become(RoleAlone)
+		return true
+	case m.Up != partsOf(m.Role):
+		m.scripts(m.Role, "start")
+		return len(m.Plan) > 0
+	}
+	return false
+}
+
+// secondReady says that the peer is an up to date second of this reign.
+func (m *machine) secondReady() bool {
+	p := m.Peer
+	return m.heard() && p.Role == RoleSecond && p.Colour == Green && p.Epoch == m.Epoch && !p.Primary && m.synced()
+}
+
+// yields decides between two established primaries. Both nodes come to the same
+// result from the same facts: who has nothing that the other lacks gives up;
+// if both have, the one that held the reign before (the smaller epoch) stays.
+// A peer that only claims has to give up by itself.
+func (m *machine) yields(p Beat) bool {
+	if !p.Established {
+		return false
+	}
+	if p.Epoch > m.Epoch {
+		if m.Unprotected {
+			if !m.Rival {
+				m.Rival = true
+				m.say("heart", "Split brain recovery: staying alone")
+			}
+			return false
+		}
+		m.say("heart", "The other server has taken over: giving up")
+		return true
+	}
+	if p.Unprotected {
+		m.say("heart", "Split brain recovery: exiting alone")
+		return true
+	}
+	return false
+}
+
+// contested says that a claim has to be given up, and does so: the module is to
+// stop, or the peer reigns already, or claims the greater epoch.
+func (m *machine) contested() bool {
+	p := m.Peer
+	lost := m.heard() && p.Primary && (p.Established || p.Epoch > m.Epoch)
+	stop := m.Order == OrderStop || m.Order == OrderForcestop || m.Order == OrderStopstart
+	if !lost && !stop {
+		return false
+	}
+	if lost && (m.Want == WantPrim || m.Want == WantPrimforce) && !stop {
+		m.say("heart", "Requested prim start aborted")
+		m.Order = OrderStop
+	}
+	m.Cur, m.Plan = Task{}, nil
+	if !stop {
+		m.abandon()
+	}
+	return true
+}

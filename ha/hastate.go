@@ -1,0 +1,134 @@
+package ha
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// What a module is in the middle of, SAFEVAR/modules/AM/ha.state:
+//
+//	line 1  "skfs ha.state 1 " and the crc32c of the rest, 8 hexadecimal digits
+//	rest    JSON: Incarnation, Boot, State
+//
+// It is replaced atomically and durably before anything that follows from it is
+// done or said.
+type saved struct {
+	Incarnation uint64 // of this node's heartbeats for the module
+	Boot        string // bootID when it was written
+	State       State
+}
+
+const savedHeader = "skfs ha.state 1 "
+
+func encodeSaved(s saved) []byte {
+	body, err := json.MarshalIndent(s, "", " ")
+	if err != nil {
+		panic(err) // plain values only
+	}
+	body = append(body, '\n')
+	return append(fmt.Appendf(nil, "%s%08x\n", savedHeader, crc32.Checksum(body, castagnoli)), body...)
+}
+
+func decodeSaved(data []byte) (saved, error) {
+	var s saved
+	head, body, ok := bytes.Cut(data, []byte("\n"))
+	sum, known := strings.CutPrefix(string(head), savedHeader)
+	switch {
+	case !ok || !known:
+		return s, fmt.Errorf("line 1 is %.40q, expected %q and a checksum: it was written by another version or is damaged", head, savedHeader)
+	case sum != fmt.Sprintf("%08x", crc32.Checksum(body, castagnoli)):
+		return s, errors.New("the checksum in line 1 is not that of the rest: the file is damaged")
+	}
+	d := json.NewDecoder(bytes.NewReader(body))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return s, fmt.Errorf("after line 1: %w", err)
+	}
+	return s, s.State.check()
+}
+
+// check refuses values that no Step leaves behind.
+func (s *State) check() error {
+	if s.Role == RoleUnknown || s.Role >= roleEnd {
+		return fmt.Errorf("role %d is out of range", s.Role)
+	}
+	for _, t := range append([]Task{s.Cur}, s.Plan...) {
+		if int(t.Kind) >= len(taskNames) {
+			return fmt.Errorf("task kind %d is out of range", t.Kind)
+		}
+	}
+	return nil
+}
+
+// readSaved returns fs.ErrNotExist if there is none.
+func readSaved(path string) (saved, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return saved{}, err
+	}
+	s, err := decodeSaved(data)
+	if err != nil {
+		return s, fmt.Errorf("%s: %w", path, err)
+	}
+	return s, nil
+}
+
+// replaceFile puts data at path in one step that survives a power cut.
+func replaceFile(path string, data []byte) (err error) {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return errors.Join(err, ignoreMissing(os.Remove(path+".new")))
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// bootID names the time between two starts of this host: the kernel's boot id,
+// with the PID namespace and the start time of its first process, so that a
+// container that is started again counts as a host that is.
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", err
+	}
+	ns, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		return "", err
+	}
+	init, err := procStat(1)
+	if err != nil {
+		return "", err
+	}
+	return strings.TrimSpace(string(id)) + " " + ns + " " + init.start, nil
+}

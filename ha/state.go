@@ -1,0 +1,311 @@
+package ha
+
+import (
+	"slices"
+	"time"
+)
+
+// State is everything the automaton of one module knows. It is a value: Step
+// makes a new one of it. What has a json tag other than "-" is durable: the
+// driver writes it before it carries out an action or sends a heartbeat that
+// follows from it, so that nothing is promised that a crash can make forget.
+type State struct {
+	Conf Conf `json:"-"`
+
+	Role  Role
+	Since time.Time
+	Why   Block // why WAIT is red, or why the module stopped
+	Want  Want  // how the module was started; counts until it is primary or second
+	Order Order // the command to be carried out next
+
+	// The reign. Reign is true from before the first Promote of Epoch until the
+	// application is stopped and what it wrote is with the peer.
+	Epoch       uint64 // of the reign, or of the primary that is followed
+	Seen        uint64 // the greatest epoch heard of
+	Reign       bool
+	Established bool // the claim of Epoch was conceded: scripts may start
+	Unprotected bool // changes may have been answered in Epoch that the peer lacks
+	Drop        Drop // what the peer is asked to concede; zero: nothing
+	Drops       uint32
+	Lost        bool   // went on alone after the peer was lost, until one joins
+	Released    uint64 // the epoch whose reign ended in order here
+	Swapping    bool   // the reign ended, or ends, for a swap
+	SwapAsk     uint64 // second: asks the primary of this epoch to swap
+
+	// What this node conceded: it is not up to date with respect to Outdated.
+	Outdated Drop
+	Stale    bool // …and was not synchronised since
+	Handed   bool // ended a reign while an up to date second could go on
+
+	Drained  bool // the reign that ends was handed over: the second has applied all
+	Rival    bool // primary: met another one that has to give up
+	Followed bool // second: the data of the primary of Epoch was asked for
+	Fresh    bool // second: has everything that was ever answered
+	Up       Parts
+	Data     Data
+	Loops    int // automatic stopstarts since LoopFrom
+	LoopFrom time.Time
+
+	Plan   []Task // what is left of the transition under way
+	Cur    Task   // the task under way; Kind 0: none
+	CurID  uint64
+	TaskID uint64 // the last one given
+	Alone  uint64 // id of a Replica.Alone under way beside the plan
+	Yield  uint64 // id of a Replica.Outdate under way beside the plan
+	YieldD Drop   // …and what it concedes
+
+	Links  []Link `json:"-"` // verdicts about the heartbeats, as in Conf.Heartbeats
+	Peer   Beat   `json:"-"` // the last word of the peer, zero when it is silent
+	Colour Colour `json:"-"`
+	Remote Remote `json:"-"` // as it was logged last
+}
+
+// Conf is what the automaton needs of the configuration.
+type Conf struct {
+	Node, Peer   string
+	Second       bool // this node is the second of the two in the order of names
+	HasData      bool // there is an <rfs>
+	Failover     bool
+	Heartbeats   []string // idents
+	MaxLoop      int
+	LoopInterval time.Duration // 0: loops are not counted
+}
+
+// Remote is a role with its colour.
+type Remote struct {
+	Role   Role
+	Colour Colour
+}
+
+// Want is how a module was asked to start.
+type Want uint8
+
+// The ways to start.
+const (
+	WantStart Want = iota
+	WantPrim
+	WantPrimforce
+	WantSecond
+	WantFullsync
+)
+
+// Order is a command that waits for the transition under way to end.
+type Order uint8
+
+// The orders.
+const (
+	NoOrder Order = iota
+	OrderStart
+	OrderStop
+	OrderForcestop
+	OrderStopstart
+	OrderRestart
+	OrderSwap
+)
+
+// Block is why a module waits (WAIT red).
+type Block uint8
+
+// The reasons to wait.
+const (
+	NoBlock Block = iota
+	BlockNotUptodate
+	BlockDegraded
+)
+
+// Link is the verdict about one heartbeat.
+type Link uint8
+
+// The verdicts.
+const (
+	LinkUnknown Link = iota // not silent for long enough to say that it is down
+	LinkUp
+	LinkDown
+)
+
+// Drop is what a primary asks its peer to concede: that it goes on without it.
+// N counts the losses of the reign.
+type Drop struct {
+	Epoch uint64
+	N     uint32
+}
+
+func (d Drop) isZero() bool { return d == Drop{} }
+func (d Drop) covers(o Drop) bool { // d concedes o
+	return d.Epoch > o.Epoch || d.Epoch == o.Epoch && d.N >= o.N
+}
+
+// Parts are the parts of the application that scripts have started.
+type Parts uint8
+
+// The parts, in the order in which they start.
+const (
+	PartBoth Parts = 1 << iota
+	PartPrim
+	PartSecond
+	PartSec
+)
+
+// partNames are in the order in which parts start; sec, prim, second, both is
+// that in which they stop (guide §14.2).
+var (
+	partNames = []struct {
+		part Parts
+		name string
+	}{{PartBoth, "both"}, {PartPrim, "prim"}, {PartSecond, "second"}, {PartSec, "sec"}}
+	stopOrder = []Parts{PartSec, PartPrim, PartSecond, PartBoth}
+)
+
+func (p Parts) name() string {
+	i := slices.IndexFunc(partNames, func(n struct {
+		part Parts
+		name string
+	}) bool {
+		return n.part == p
+	})
+	return partNames[i].name
+}
+
+// partsOf is what runs in a role.
+func partsOf(r Role) Parts {
+	switch r {
+	case RoleAlone:
+		return PartBoth | PartPrim | PartSec
+	case RolePrim:
+		return PartBoth | PartPrim
+	case RoleSecond:
+		return PartBoth | PartSecond | PartSec
+	}
+	return 0
+}
+
+// Data is what is known of the replica.
+type Data struct {
+	Running    bool // a replica serves this module
+	Gone       bool // it ended by itself
+	Degraded   bool
+	Epoch      uint64
+	Uptodate   bool
+	Consistent bool
+	Rank       int
+	Joined     bool // a stream is up
+	Synced     bool // …and the second's data is the primary's
+	Frozen     bool // primary: changes wait
+}
+
+// Beat is what a node says of itself in every heartbeat: facts, never requests
+// that could be lost. A later beat replaces an earlier one entirely.
+type Beat struct {
+	Known       bool // false: nothing was heard
+	Role        Role
+	Colour      Colour
+	Epoch       uint64
+	Seen        uint64
+	Primary     bool // reigns, or claims to, in Epoch
+	Established bool
+	Unprotected bool
+	Open        bool // primary: a second may join
+	Degraded    bool
+	Drop        Drop
+	Outdated    Drop
+	Released    uint64
+	Swapping    bool
+	SwapAsk     uint64
+	Fresh       bool // a second that may take over
+	HearsMe     bool // hears the receiver of this beat
+	Ready       bool // WAIT: knows its data and may decide
+	Candidate   bool // …and would start as primary if it knew the most
+	Uptodate    bool
+	DataEpoch   uint64
+	Rank        int
+	WantSecond  bool // was started to be second
+}
+
+// beat is what the node says of itself in state s.
+func (s *State) beat() Beat {
+	return Beat{
+		Known: true, Role: s.Role, Colour: s.Colour,
+		Epoch: s.Epoch, Seen: s.Seen,
+		Primary: s.Reign, Established: s.Established, Unprotected: s.Unprotected,
+		Open: s.Reign && !s.Data.Frozen && (s.Established || !s.Drop.isZero()), Degraded: s.Data.Degraded,
+		Drop: s.Drop, Outdated: s.Outdated, Released: s.Released,
+		Swapping: s.Swapping, SwapAsk: s.SwapAsk, Fresh: s.Role == RoleSecond && s.Fresh,
+		HearsMe: s.Peer.Known,
+		Ready:   s.Role == RoleWait && s.dataKnown() && s.idle(), Candidate: s.candidate(),
+		Uptodate: s.Data.Uptodate, DataEpoch: s.dataEpoch(), Rank: s.Data.Rank,
+		WantSecond: s.Want == WantSecond || s.Want == WantFullsync,
+	}
+}
+
+func (s *State) idle() bool { return s.Cur.Kind == 0 && len(s.Plan) == 0 }
+
+// dataKnown says whether this node can say what its data is worth.
+func (s *State) dataKnown() bool { return !s.Conf.HasData || s.Data.Running && !s.Data.Gone }
+
+// dataEpoch of a module without data is 0, so that names decide.
+func (s *State) dataEpoch() uint64 {
+	if !s.Conf.HasData {
+		return 0
+	}
+	return s.Data.Epoch
+}
+
+// sure says that no other data can be newer.
+func (s *State) sure() bool {
+	return !s.Conf.HasData || s.Data.Uptodate && s.Data.Consistent && !s.Stale && !s.Handed
+}
+
+// candidate says that the data here may be the newest of two that are compared.
+func (s *State) candidate() bool {
+	if s.Want == WantSecond || s.Want == WantFullsync {
+		return false
+	}
+	return !s.Conf.HasData || s.Data.Consistent && !s.Stale && (s.Data.Uptodate || s.Data.Epoch > 0)
+}
+
+// exceeds says whether this node's data wins against the peer's. For two nodes
+// that know each other's facts exactly one of a.exceeds(b), b.exceeds(a) holds.
+func (s *State) exceeds(p Beat) bool {
+	switch {
+	case s.candidate() != p.Candidate:
+		return s.candidate()
+	case s.Data.Uptodate != p.Uptodate:
+		return s.Data.Uptodate
+	case s.dataEpoch() != p.DataEpoch:
+		return s.dataEpoch() > p.DataEpoch
+	case s.Data.Rank != p.Rank:
+		return s.Data.Rank > p.Rank
+	}
+	return !s.Conf.Second
+}
+
+// silent says that every heartbeat is lost.
+func (s *State) silent() bool {
+	for _, l := range s.Links {
+		if l != LinkDown {
+			return false
+		}
+	}
+	return true
+}
+
+// heard says that the peer's facts are known and fresh.
+func (s *State) heard() bool { return s.Peer.Known && slices.Contains(s.Links, LinkUp) }
+
+// nextEpoch is the epoch of a new reign of this node: greater than every epoch
+// heard of. The lowest bit is the node's, so that two nodes never choose the
+// same epoch, however little they hear of each other.
+func (s *State) nextEpoch() uint64 {
+	e := max(s.Epoch, s.Seen, s.Data.Epoch, s.Peer.Epoch, s.Peer.Seen, s.Peer.DataEpoch) + 1
+	if (e&1 == 1) != s.Conf.Second {
+		e++
+	}
+	return e
+}
+
+// clone copies what Step changes in place.
+func (s State) clone() State {
+	s.Plan = slices.Clone(s.Plan)
+	s.Links = slices.Clone(s.Links)
+	return s
+}

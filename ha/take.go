@@ -1,0 +1,307 @@
+package ha
+
+import "fmt"
+
+// take turns an event into facts.
+func (m *machine) take(e Event) {
+	switch e := e.(type) {
+	case Asked:
+		m.asked(e.Command)
+	case Done:
+		m.done(e)
+	case Told:
+		m.told(e.Event)
+	case Gone:
+		if m.Data.Running && !(m.Cur.Kind == TaskStop) {
+			m.Data = Data{Running: true, Gone: true, Degraded: m.Data.Degraded}
+		}
+	case Heard:
+		m.heardBeat(e.Beat)
+	case Linked:
+		m.linked(e)
+	case Adopted:
+		m.adopted(e)
+	case Reconfigured:
+		m.Conf = e.Conf
+		if len(m.Links) != len(e.Conf.Heartbeats) {
+			m.Links = make([]Link, len(e.Conf.Heartbeats))
+			m.Peer = Beat{}
+		}
+	}
+}
+
+// Refusal says why a command is not accepted in state s, or returns nil.
+func (s *State) Refusal(c Command) error {
+	no := func(format string, args ...any) error {
+		return fmt.Errorf("%s %w: %s", c.Name, ErrRefused, fmt.Sprintf(format, args...))
+	}
+	if len(c.Args) > 0 && !(c.Name == "second" && len(c.Args) == 1 && c.Args[0] == "fullsync") {
+		return no("unknown argument %q", c.Args)
+	}
+	stopping := s.Order == OrderStop || s.Order == OrderForcestop
+	switch c.Name {
+	case "stop", "forcestop", "shutdown":
+		return nil
+	case "start":
+		if s.Role != RoleStop || s.Order == OrderStart {
+			return no("the module is started already (%s)", s.Role)
+		}
+	case "prim", "primforce", "second":
+		if s.Role != RoleStop && s.Role != RoleWait || s.Order != NoOrder || stopping {
+			return no("the module is %s; stop it first", s.Role)
+		}
+		if s.Role == RoleWait && (!s.idle() || s.Reign) {
+			return no("the module is starting or stopping; try again when it waits")
+		}
+		if c.Name != "second" && s.heard() && s.Peer.Primary {
+			return no("%s is primary", s.Conf.Peer)
+		}
+	case "stopstart":
+		if s.Role == RoleStop {
+			return no("the module is stopped")
+		}
+	case "restart":
+		if s.Role != RoleAlone && s.Role != RolePrim && s.Role != RoleSecond || s.Order != NoOrder {
+			return no("the module is %s: restart needs ALONE, PRIM or SECOND", s.Role)
+		}
+	case "swap":
+		switch {
+		case s.Role != RolePrim && s.Role != RoleSecond || s.Colour != Green || s.Order != NoOrder:
+			return no("the module is %s %s: swap needs PRIM green or SECOND green", s.Role, s.Colour)
+		case !s.heard() || s.Peer.Colour != Green:
+			return no("%s is not ready", s.Conf.Peer)
+		}
+	default:
+		return no("no such command: start, stop, forcestop, prim, primforce, second, swap, restart, stopstart")
+	}
+	return nil
+}
+
+// asked takes a command that Refusal let pass.
+func (m *machine) asked(c Command) {
+	if m.Refusal(c) != nil {
+		return
+	}
+	by := c.By
+	if by == "" {
+		by = "SYSTEM/root"
+	}
+	switch {
+	case by == AtBoot:
+		m.say("heart", fmt.Sprintf("Action %s called %s", c.Name, by))
+	case c.Name == "shutdown" && c.By == "":
+		m.say("heart", "Action shutdown called by SYSTEM")
+	default:
+		m.say("heart", fmt.Sprintf("Action %s called by %s", c.Name, by))
+	}
+	m.Loops = 0
+	switch c.Name {
+	case "start":
+		m.Want, m.Order = WantStart, OrderStart
+	case "prim", "primforce", "second":
+		m.Want = map[string]Want{"prim": WantPrim, "primforce": WantPrimforce, "second": WantSecond}[c.Name]
+		if len(c.Args) > 0 {
+			m.Want = WantFullsync
+		}
+		if m.Role == RoleStop {
+			m.Order = OrderStart
+		}
+	case "stop", "shutdown":
+		m.cut(OrderStop)
+	case "stopstart":
+		m.cut(OrderStopstart)
+	case "forcestop":
+		m.cut(OrderForcestop)
+	case "restart":
+		m.Order = OrderRestart
+	case "swap":
+		m.say("heart", "Transition SWAP from SYSTEM")
+		if m.Role == RolePrim {
+			m.Order = OrderSwap
+			return
+		}
+		m.SwapAsk = m.Epoch
+	}
+}
+
+// cut ends the plan under way after the task that runs, and orders a stop.
+func (m *machine) cut(o Order) {
+	if m.Role == RoleStop && m.idle() {
+		m.Order = NoOrder // a start that was ordered in this very moment is taken back
+		return
+	}
+	if m.stopping() { // its plan goes on to the end
+		if o == OrderForcestop {
+			m.kill()
+		}
+		m.Order = o
+		return
+	}
+	m.Plan, m.Order = nil, o
+	if o == OrderForcestop {
+		m.kill()
+	}
+}
+
+// stopping says that a stop plan is under way.
+func (m *machine) stopping() bool {
+	n := len(m.Plan)
+	return n > 0 && m.Plan[n-1].Kind == MarkEnd
+}
+
+func (m *machine) kill() {
+	if m.Cur.Kind == TaskScript {
+		m.actions = append(m.actions, Kill{m.CurID})
+	}
+}
+
+// told takes an event of the replica. Those of another epoch are late.
+func (m *machine) told(e ReplicaEvent) {
+	if !m.Data.Running || m.Data.Gone {
+		return
+	}
+	switch e.Kind {
+	case ReplicaLog:
+		m.actions = append(m.actions, Say{e.Level, e.Source, e.Text})
+		return
+	case ReplicaFailed:
+		m.say("nfsadmin", "The replication process cannot go on: "+e.Text)
+		return // it ends; Gone follows
+	}
+	if e.Epoch != m.Epoch {
+		return
+	}
+	switch e.Kind {
+	case PeerLost:
+		m.Data.Joined, m.Data.Synced = false, false
+		if m.Reign {
+			m.peerLost()
+		}
+	case PeerJoined:
+		m.Data.Joined, m.Data.Synced = true, false
+		m.Data.Frozen, m.Lost = false, false
+		if m.Reign {
+			m.Drop = Drop{}
+		} else {
+			m.Fresh = false
+		}
+	case Synced:
+		if !m.Data.Joined {
+			return // of a stream that was conceded to be lost
+		}
+		m.Data.Synced = true
+		if m.Reign {
+			m.Unprotected = false
+		} else if m.Role == RoleSecond && m.Yield == 0 {
+			m.Fresh, m.Stale, m.Handed = true, false, false
+			m.Data.Epoch = e.Epoch
+		}
+	}
+}
+
+// peerLost freezes this primary until the peer concedes this very loss.
+func (m *machine) peerLost() {
+	m.Data.Frozen = true
+	m.asks()
+}
+
+// heardBeat takes over what the peer says of itself.
+func (m *machine) heardBeat(b Beat) {
+	m.Peer = b
+	m.Seen = max(m.Seen, b.Seen, b.Epoch)
+	m.remote(Remote{b.Role, b.Colour})
+	switch {
+	case m.Role == RoleSecond && b.Swapping && b.Epoch == m.Epoch && !m.Swapping && m.Released != m.Epoch:
+		m.Swapping = true
+		m.say("heart", "Begin of Swap")
+	case m.Role == RolePrim && b.SwapAsk != 0 && b.SwapAsk == m.Epoch && m.Order == NoOrder && !m.Swapping:
+		m.Order = OrderSwap
+	}
+}
+
+// remote logs the state of the peer when it changes.
+func (m *machine) remote(r Remote) {
+	if r == m.Remote {
+		return
+	}
+	m.Remote = r
+	level := LevelInfo
+	if r.Colour != Magenta {
+		level = LevelEvent
+	}
+	m.actions = append(m.actions, Say{level, "heart", fmt.Sprintf("Remote state %s %s", r.Role, r.Colour)})
+}
+
+// linked takes the verdict about one heartbeat.
+func (m *machine) linked(e Linked) {
+	if e.Index >= len(m.Links) || m.Links[e.Index] == e.Link {
+		return
+	}
+	m.Links[e.Index] = e.Link
+	if e.Link != LinkUnknown {
+		value := "up"
+		if e.Link == LinkDown {
+			value = "down"
+		}
+		m.say("heart", fmt.Sprintf("Resource heartbeat.%s set to %s by heart", m.Conf.Heartbeats[e.Index], value))
+	}
+	if m.silent() {
+		m.Peer = Beat{}
+		m.remote(Remote{RoleUnknown, Grey})
+	}
+}
+
+// adopted compares what was noted before the daemon ended with what is found now.
+// A task that was under way is given to the driver again under its old number:
+// the driver finds a script that still runs, or how it ended, and repeats a call
+// to the replica.
+func (m *machine) adopted(e Adopted) {
+	m.Peer, m.Links = Beat{}, make([]Link, len(m.Conf.Heartbeats))
+	if e.Reboot {
+		if m.Role != RoleStop {
+			m.say("heart", "Previous halt unexpected")
+		}
+		m.State = State{
+			Conf: m.Conf, Role: RoleStop, Since: m.now, Epoch: m.Epoch, Seen: max(m.Seen, m.Epoch),
+			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops,
+			Loops: m.Loops, LoopFrom: m.LoopFrom, TaskID: m.TaskID, Links: m.Links,
+		}
+		return
+	}
+	if m.Data.Running && m.Cur.Kind != TaskStart && m.Cur.Kind != TaskStop {
+		if e.Found {
+			m.adoptedReplica(e.Status)
+		} else {
+			m.Data = Data{Running: true, Gone: true, Degraded: m.Data.Degraded}
+		}
+	}
+	if m.Cur.Kind != 0 && m.Cur.Kind != TaskClaim {
+		m.actions = append(m.actions, Run{m.CurID, m.Cur})
+	}
+	if m.Alone != 0 {
+		m.actions = append(m.actions, Run{m.Alone, Task{Kind: TaskAlone, Epoch: m.Epoch}})
+	}
+	if m.Yield != 0 {
+		m.actions = append(m.actions, Run{m.Yield, Task{Kind: TaskOutdate, Epoch: m.YieldD.Epoch}})
+	}
+	m.Colour = m.colour() // as it was: adoption is no change of state
+}
+
+// adoptedReplica makes up for the events that nobody heard.
+func (m *machine) adoptedReplica(st ReplicaStatus) {
+	m.status(st)
+	was := m.Data
+	m.Data.Joined, m.Data.Synced = st.Connected, st.Connected && st.Synced
+	switch {
+	case m.Reign && st.Frozen:
+		if !was.Frozen {
+			m.peerLost()
+		}
+	case m.Reign && st.Connected:
+		m.Data.Frozen, m.Lost, m.Drop = false, false, Drop{}
+		m.Unprotected = m.Unprotected && !st.Synced
+	case m.Role == RoleSecond && st.Connected:
+		m.Fresh = st.Synced && m.Yield == 0
+		m.Stale = m.Stale && !m.Fresh
+	}
+}
