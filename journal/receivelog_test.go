@@ -1,0 +1,392 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+)
+
+var noFlush = ReceiveLogOptions{Flush: func() error { return nil }}
+
+// arrived makes operations as they come from the stream.
+func arrived(epoch Epoch, from, to Seq, size int) []*inbound {
+	var batch []*inbound
+	for seq := from; seq <= to; seq++ {
+		op := Op{Seq: seq, Kind: KindWrite, ID: FileID{1}, Off: int64(seq), Data: pattern(int64(seq), size)}
+		frame := append(appendOpHead(nil, epoch, 0, &op, dataCRC(op.Data)), op.Data...)
+		batch = append(batch, &inbound{op: op, frame: frame})
+	}
+	return batch
+}
+
+// replayed collects what Replay applies.
+func replayed(t *testing.T, l *ReceiveLog) (Replayed, []Seq) {
+	t.Helper()
+	var seqs []Seq
+	r, err := l.Replay(applyFunc(func(op *Op) Result {
+		if !bytes.Equal(op.Data, pattern(op.Off, len(op.Data))) || op.Off != int64(op.Seq) {
+			t.Errorf("operation %d came back changed", op.Seq)
+		}
+		seqs = append(seqs, op.Seq)
+		return Result{}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, seqs
+}
+
+func run(from, to Seq) (seqs []Seq) {
+	for ; from <= to; from++ {
+		seqs = append(seqs, from)
+	}
+	return seqs
+}
+
+func TestReceiveLogReplay(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, noFlush)
+	if err := l.begin(4, 11); err != nil {
+		t.Fatal(err)
+	}
+	for seq := Seq(11); seq < 41; seq += 10 {
+		if err := l.append(arrived(4, seq, seq+9, 100), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Close() // as a crash: nothing is settled
+
+	l = openLog(t, dir, noFlush)
+	defer l.Close()
+	if want := (Contents{4, 10, 40}); l.Contents() != want {
+		t.Fatalf("holds %+v, expected %+v", l.Contents(), want)
+	}
+	if err := l.begin(5, 1); err == nil || !strings.Contains(err.Error(), "replay") {
+		t.Fatalf("a run began over operations that are needed: %v", err)
+	}
+	r, seqs := replayed(t, l)
+	if want := run(11, 40); !slices.Equal(seqs, want) || r.Epoch != 4 || r.After != 10 || r.Last != 40 {
+		t.Fatalf("replayed %+v: %v", r, seqs)
+	}
+	if r, seqs := replayed(t, l); len(seqs) != 0 || !r.Empty() {
+		t.Fatalf("replayed again: %+v", r)
+	}
+	if err := l.begin(5, 1); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReceiveLogTorn cuts and spoils the newest segment at every place: what
+// comes back is a prefix, with every record before that place.
+func TestReceiveLogTorn(t *testing.T) {
+	dir := t.TempDir()
+	l := openLog(t, dir, noFlush)
+	l.o.SegmentBytes = 1 // one record each
+	l.begin(4, 1)
+	ends := map[int]Seq{} // of the newest segment: bytes to the last operation before
+	if err := l.append(arrived(4, 1, 3, 10), 0); err != nil {
+		t.Fatal(err)
+	}
+	l.o.SegmentBytes = 1 << 14
+	l.file.Close()
+	l.old, l.file = append(l.old, segment{l.path, 3}), nil
+	ends[segmentHeader] = 3
+	for seq := Seq(4); seq < 13; seq += 3 {
+		if err := l.append(arrived(4, seq, seq+2, 10), 0); err != nil {
+			t.Fatal(err)
+		}
+		ends[int(l.size)] = seq + 2
+	}
+	path, size := l.path, int(l.size)
+	l.Close()
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for at := segmentHeader; at <= size; at++ {
+		atLeast := Seq(3)
+		for end, seq := range ends {
+			if end <= at {
+				atLeast = max(atLeast, seq)
+			}
+		}
+		for what, content := range map[string][]byte{
+			"cut":    whole[:at],
+			"spoilt": append(append(bytes.Clone(whole[:at]), whole[at]^1), whole[at+1:]...),
+			"old":    append(bytes.Clone(whole[:at]), bytes.Repeat([]byte("skfs"), 100)...),
+		} {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			l := &ReceiveLog{dir: dir}
+			last := Seq(0)
+			c, err := l.walk(func(op *Op) {
+				if op.Seq != last+1 {
+					t.Fatalf("%s at %d: %d follows %d", what, at, op.Seq, last)
+				}
+				last = op.Seq
+			})
+			if err != nil || last < atLeast || last != c.Last || at < size && last == 12 && what != "old" && what != "cut" {
+				t.Fatalf("%s at %d of %d: up to %d, %+v, expected at least %d: %v", what, at, size, last, c, atLeast, err)
+			}
+		}
+	}
+}
+
+// TestReceiveLogDamage: what was acked and cannot be read is an error, not the
+// end of the log.
+func TestReceiveLogDamage(t *testing.T) {
+	for name, damage := range map[string]func(path string){
+		"missing segment": func(path string) { os.Remove(path) },
+		"spoilt record": func(path string) {
+			b, _ := os.ReadFile(path)
+			b[segmentHeader+recordHeader+headerSize+5] ^= 1
+			os.WriteFile(path, b, 0o600)
+		},
+		"spoilt header": func(path string) {
+			b, _ := os.ReadFile(path)
+			b[9] ^= 1
+			os.WriteFile(path, b, 0o600)
+		},
+	} {
+		dir := t.TempDir()
+		l := openLog(t, dir, ReceiveLogOptions{SegmentBytes: 1, Flush: noFlush.Flush})
+		l.begin(4, 1)
+		for seq := Seq(1); seq <= 4; seq++ {
+			if err := l.append(arrived(4, seq, seq, 10), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.Close()
+		damage(filepath.Join(dir, fmt.Sprintf("%016x.log", 2)))
+		if _, err := OpenReceiveLog(dir, noFlush); !errors.Is(err, ErrLog) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// powerFile loses at a power cut a random part of what was written and not
+// flushed.
+type powerFile struct {
+	logFile
+	p       *power
+	pending []pendingWrite
+}
+
+type pendingWrite struct {
+	off  int64
+	data []byte
+}
+
+// power is a disk with a cache.
+type power struct {
+	mu     sync.Mutex
+	rnd    *rand.Rand
+	off    bool
+	open   []*powerFile
+	broken int // the flush that fails, counted down; negative: none
+	syncs  int
+}
+
+var errPower = errors.New("the power is off")
+
+func (f *powerFile) WriteAt(b []byte, off int64) (int, error) {
+	f.p.mu.Lock()
+	defer f.p.mu.Unlock()
+	if f.p.off {
+		return 0, errPower
+	}
+	f.pending = append(f.pending, pendingWrite{off, bytes.Clone(b)})
+	return len(b), nil
+}
+
+func (f *powerFile) Datasync() error {
+	f.p.mu.Lock()
+	defer f.p.mu.Unlock()
+	f.p.syncs++
+	if f.p.broken--; f.p.broken == -1 {
+		return syscall.EIO
+	}
+	if f.p.off {
+		return errPower
+	}
+	for _, w := range f.pending {
+		if _, err := f.logFile.WriteAt(w.data, w.off); err != nil {
+			return err
+		}
+	}
+	f.pending = nil
+	return nil
+}
+
+func (p *power) wrap(f logFile) logFile {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	pf := &powerFile{logFile: f, p: p}
+	p.open = append(p.open, pf)
+	return pf
+}
+
+// cut writes parts of what is pending, in blocks, and nothing after.
+func (p *power) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.off = true
+	for _, f := range p.open {
+		for _, w := range f.pending {
+			for at := 0; at < len(w.data); at += 512 {
+				if p.rnd.IntN(2) == 0 {
+					f.logFile.WriteAt(w.data[at:min(at+512, len(w.data))], w.off+int64(at))
+				}
+			}
+		}
+	}
+}
+
+// TestPowerCut: the second host loses power at any moment. Replay brings back a
+// run that starts where the data is durable at the latest and holds everything
+// that was committed.
+func TestPowerCut(t *testing.T) {
+	start := rand.Uint64() >> 1
+	for i := range uint64(30) {
+		seed := start + i
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		dir := t.TempDir()
+		p := &power{rnd: rnd, broken: -1}
+		var applied, flushed atomic.Uint64
+		o := ReceiveLogOptions{
+			SegmentBytes: int64(10_000 + rnd.IntN(100_000)),
+			Flush:        func() error { flushed.Store(applied.Load()); return nil },
+			wrap:         p.wrap,
+		}
+		l := openLog(t, dir, o)
+		pc, sc := tcpPair(t, 2)
+		r := NewReceiver(NewLink(sc...), applyFunc(func(op *Op) Result {
+			if op.Seq <= Seq(applied.Load()) {
+				t.Errorf("operation %d after %d", op.Seq, applied.Load())
+			}
+			applied.Store(uint64(op.Seq)) // one object: in order
+			return Result{}
+		}), ReceiverOptions{Epoch: 2, Async: AsyncNone, Log: l})
+		s := NewSender(NewLink(pc...), SenderOptions{Epoch: 2, Async: AsyncNone})
+		ran := make(chan error, 1)
+		go func() { ran <- r.Run(context.Background()) }()
+		var clients sync.WaitGroup
+		var committed, count atomic.Uint64
+		cut := uint64(1 + rnd.IntN(400))
+		for range 4 {
+			clients.Go(func() {
+				for {
+					if count.Add(1) == cut {
+						p.cut()
+					}
+					op := Op{Kind: KindWrite, ID: FileID{1}, Data: make([]byte, 1000)}
+					if s.Commit(&op) != nil {
+						return
+					}
+					for old := committed.Load(); old < uint64(op.Seq) && !committed.CompareAndSwap(old, uint64(op.Seq)); {
+						old = committed.Load()
+					}
+				}
+			})
+		}
+		clients.Wait()
+		if err := <-ran; !errors.Is(err, errPower) {
+			t.Fatalf("seed %d: ended with %v", seed, err)
+		}
+		s.Close(nil)
+		if got := r.Applied(); uint64(got) != applied.Load() {
+			t.Fatalf("seed %d: applied %d, the data has %d", seed, got, applied.Load())
+		}
+		l.Close()
+
+		l = openLog(t, dir, noFlush)
+		c := l.Contents()
+		if c.Empty() && committed.Load() <= flushed.Load() {
+			l.Close()
+			continue
+		}
+		next := c.After
+		re, err := l.Replay(applyFunc(func(op *Op) Result { next++; return Result{Errno: syscall.Errno(op.Seq - next)} }))
+		if err != nil || re.Failed != 0 || uint64(c.After) > flushed.Load() || next != c.Last || uint64(c.Last) < committed.Load() {
+			t.Fatalf("seed %d: replayed %+v to %d, flushed %d, committed %d: %v", seed, re, next, flushed.Load(), committed.Load(), err)
+		}
+		l.Close()
+	}
+}
+
+// TestFailedFlush: a flush of the log that fails is not asked for again, what
+// it was for is neither acked nor applied, and the receiver ends.
+func TestFailedFlush(t *testing.T) {
+	p := &power{broken: 3, rnd: rand.New(rand.NewPCG(1, 1))} // one for the header, then two records
+	l := openLog(t, t.TempDir(), ReceiveLogOptions{Flush: noFlush.Flush, wrap: p.wrap})
+	pc, sc := tcpPair(t, 1)
+	var applied atomic.Int64
+	r := NewReceiver(NewLink(sc...), applyFunc(func(*Op) Result { applied.Add(1); return Result{} }),
+		ReceiverOptions{Async: AsyncNone, Log: l})
+	s := NewSender(NewLink(pc...), SenderOptions{Async: AsyncNone})
+	ran := make(chan error, 1)
+	go func() { ran <- r.Run(context.Background()) }()
+	committed := 0
+	for s.Commit(&Op{Kind: KindMark}) == nil {
+		committed++
+	}
+	err := <-ran
+	s.Close(nil)
+	if !errors.Is(err, syscall.EIO) || committed != 2 || applied.Load() != 2 || r.Applied() != 2 {
+		t.Errorf("ended with %v after %d commits, %d applied", err, committed, applied.Load())
+	}
+	if err := l.Settle(); !errors.Is(err, syscall.EIO) || p.syncs != 4 {
+		t.Errorf("settled after a failed flush: %v, %d flushes", err, p.syncs)
+	}
+	l.Close()
+}
+
+// TestTrim: segments go when the data is flushed, and a flush that fails ends
+// the log.
+func TestTrim(t *testing.T) {
+	dir := t.TempDir()
+	var flushes atomic.Int64
+	fail := errors.New("the data's disk is broken")
+	l := openLog(t, dir, ReceiveLogOptions{SegmentBytes: 5000, Flush: func() error {
+		if flushes.Add(1) == 20 {
+			return fail
+		}
+		return nil
+	}})
+	l.begin(1, 1)
+	most := 0
+	var err error
+	var seq Seq
+	for seq = 1; err == nil && seq < 2000; seq++ {
+		err = l.append(arrived(1, seq, seq, 1000), seq-1)
+		files, _ := l.files()
+		most = max(most, len(files))
+		if c := l.Contents(); c.Last != seq && err == nil || c.After >= seq {
+			t.Fatalf("after %d it holds %+v", seq, c)
+		}
+	}
+	if !errors.Is(err, fail) || flushes.Load() != 20 {
+		t.Errorf("ended with %v after %d flushes", err, flushes.Load())
+	}
+	if most > maxSegments+2 {
+		t.Errorf("%d segments at once", most)
+	}
+	l.Close()
+	l = openLog(t, dir, noFlush)
+	r, _ := l.Replay(applyFunc(func(*Op) Result { return Result{} }))
+	if r.Last < seq-3 || r.After < 19 {
+		t.Errorf("after %d operations %+v is left", seq-1, r.Contents)
+	}
+	l.Close()
+}
