@@ -160,7 +160,7 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 	err := src.WithObject(f.id, func(a *Attrs, _ File) error {
 		p.meter.resized(f.size, a.Size)
 		f.size = a.Size
-		err := p.s.Post(&journal.Op{Kind: journal.KindSetAttr, Tree: f.tree, ID: f.id, Valid: journal.SetSize, Off: a.Size})
+		err := p.s.Post(&journal.Op{Kind: journal.KindSetAttr, Tree: f.tree, ID: f.id, Flags: FlagPass, Valid: journal.SetSize, Off: a.Size})
 		if err == nil {
 			r = p.table.begin(f.id, a.Size)
 		}
@@ -261,7 +261,7 @@ func (c *copier) send(f *fileRef, file File, off, end int64, t theirs) (delta, e
 			}
 			continue
 		}
-		op.Kind, op.Len, op.Data = journal.KindWrite, 0, s.data
+		op.Kind, op.Flags, op.Len, op.Data = journal.KindWrite, FlagPass, 0, s.data
 		if c.last, err = c.p.s.Submit(op); err != nil {
 			return d, err
 		}

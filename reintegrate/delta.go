@@ -38,7 +38,7 @@ func compare(f File, off, end int64, blockSize int, t theirs, buf []byte) (delta
 		h, known := t.at(i)
 		theirHole := known && h.isHole()
 		block := buf[:to-off]
-		stored, err := readBlock(f, Range{off, to}, ranges, block)
+		stored, err := readBlock(f, Range{Off: off, End: to}, ranges, block)
 		switch {
 		case err != nil:
 			return d, err
@@ -47,7 +47,7 @@ func compare(f File, off, end int64, blockSize int, t theirs, buf []byte) (delta
 			stored && known && !theirHole && hashBlock(block) == h:
 			d.compared += to - off
 		default:
-			d.send(Range{off, to}, ranges, block, !theirHole)
+			d.send(Range{Off: off, End: to}, ranges, block, !theirHole)
 		}
 		off, buf = to, buf[to-off:]
 	}
@@ -82,7 +82,7 @@ func (d *delta) send(r Range, ranges []Range, block []byte, punch bool) {
 	at := r.Off
 	hole := func(to int64) {
 		if punch && to > at {
-			d.add(Range{at, to}, nil)
+			d.add(Range{Off: at, End: to}, nil)
 		}
 	}
 	for _, s := range ranges {
@@ -91,7 +91,7 @@ func (d *delta) send(r Range, ranges []Range, block []byte, punch bool) {
 		}
 		from, to := max(s.Off, r.Off), min(s.End, r.End)
 		hole(from)
-		d.add(Range{from, to}, block[from-r.Off:to-r.Off])
+		d.add(Range{Off: from, End: to}, block[from-r.Off:to-r.Off])
 		at = to
 	}
 	hole(r.End)

@@ -69,7 +69,7 @@ func (fd FD) DataRanges(off, n int64) ([]Range, error) {
 			return nil, err
 		}
 		off = min(hole, end)
-		ranges = append(ranges, Range{data, off})
+		ranges = append(ranges, Range{Off: data, End: off})
 	}
 	return ranges, nil
 }

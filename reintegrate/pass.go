@@ -2,7 +2,6 @@ package reintegrate
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -159,7 +158,7 @@ func (p *Pass) adoptOrphans() error {
 				if p.table.get(id) != pending { // it has got a name
 					return nil
 				}
-				err := p.s.Post(&journal.Op{Kind: journal.KindTmpfile, Tree: tree, ID: id, Mode: a.Mode, UID: a.UID, GID: a.GID})
+				err := p.s.Post(&journal.Op{Kind: journal.KindTmpfile, Tree: tree, ID: id, Flags: FlagPass, Mode: a.Mode, UID: a.UID, GID: a.GID})
 				if err != nil {
 					return err
 				}
@@ -209,21 +208,31 @@ func (p *Pass) sendAttrs(tree uint8, id journal.FileID, a *Attrs) error {
 	return err
 }
 
-// end sends SyncEnd for each tree and waits for the answers.
+// end sends SyncEnd for each tree until nothing is held there any more, and starts
+// again what failed on SECOND.
 func (p *Pass) end() (dropped int64, err error) {
 	for tree := range p.sources {
-		a, err := p.s.Start(&journal.Op{Kind: journal.KindSyncEnd, Tree: tree})
-		if err != nil {
-			return dropped, err
+		for more := true; more; {
+			a, err := p.s.Start(&journal.Op{Kind: journal.KindSyncEnd, Tree: tree})
+			if err != nil {
+				return dropped, err
+			}
+			data, err := answer(a)
+			if err != nil {
+				return dropped, fmt.Errorf("end of tree %d: %w", tree, err)
+			}
+			e, err := parseEnding(data)
+			if err != nil {
+				return dropped, fmt.Errorf("end of tree %d: %w", tree, err)
+			}
+			for _, f := range e.failed {
+				p.Failed(&journal.Op{Kind: f.kind, Tree: tree, Flags: f.flags, ID: f.id}, f.errno)
+			}
+			if e.lost > 0 {
+				return dropped, fmt.Errorf("end of tree %d: %d more operations failed on the other host", tree, e.lost)
+			}
+			dropped, more = dropped+e.dropped, e.more
 		}
-		r, err := answer(a)
-		if err != nil {
-			return dropped, fmt.Errorf("end of tree %d: %w", tree, err)
-		}
-		if len(r) != 8 {
-			return dropped, fmt.Errorf("end of tree %d: %w: answer of %d bytes, expected 8", tree, errPayload, len(r))
-		}
-		dropped += int64(binary.LittleEndian.Uint64(r))
 	}
 	return dropped, nil
 }
@@ -247,76 +256,68 @@ func (p *Pass) Progress() Progress {
 	return pr
 }
 
-// maxRetries bounds how often one object may end differently on the two hosts.
-const maxRetries = 3
+// maxRetries bounds how often the pass starts one object again.
+const maxRetries = 4
 
-// Failed tells the pass that op, which Filter let through or replaced or which the
-// pass sent, ended differently on the two hosts: the names or the object are
-// passed again. remote is what SECOND said. An object that keeps failing (SECOND
-// is full) ends the pass. False: the pass is over and cannot do it any more.
+// Failed tells the pass that op, which Filter let through or replaced, ended
+// differently on the two hosts: the names or the object are passed again. remote
+// is what SECOND said, nil if op failed on PRIM alone. An object that keeps failing
+// on SECOND (its disk is full) ends the pass. False: the pass is over and cannot do
+// it any more.
 func (p *Pass) Failed(op *journal.Op, remote error) bool {
-	var dirs []dirRef
-	var files []fileRef
-	switch op.Kind {
-	case journal.KindSyncBegin, journal.KindSyncEnd, journal.KindSyncHash, journal.KindMark:
+	dirs, files, ok := p.affected(op)
+	if !ok {
 		p.fail(fmt.Errorf("%s on the other host: %w", op.Kind, remote))
 		return false
-	case journal.KindFsync, journal.KindRelease:
-		return true
-	case journal.KindCreate, journal.KindLink, journal.KindUnlink, journal.KindRmdir:
-		dirs = append(dirs, dirRef{op.Parent, op.Tree})
-	case journal.KindRename:
-		dirs = append(dirs, dirRef{op.Parent, op.Tree}, dirRef{op.Parent2, op.Tree})
-	case journal.KindSyncDir:
-		if op.Flags&DirKeep != 0 {
-			files = append(files, fileRef{id: op.ID, tree: op.Tree, again: true})
-			break
-		}
-		dirs = append(dirs, dirRef{op.ID, op.Tree})
-	default:
-		if p.isDir(op.ID) {
-			dirs = append(dirs, dirRef{op.ID, op.Tree})
-		} else {
-			files = append(files, fileRef{id: op.ID, tree: op.Tree, again: true})
-		}
 	}
-	p.mu.Lock()
-	for _, d := range dirs {
-		p.retries[d.id]++
-		if p.retries[d.id] > maxRetries {
-			remote = fmt.Errorf("directory %s cannot be made as it is here: %w", d.id, remote)
-			files, dirs = nil, nil
-			break
+	if remote != nil {
+		for _, d := range dirs {
+			if p.tooOften(d.id) {
+				p.fail(fmt.Errorf("directory %s cannot be made on the other host as it is here: %w", d.id, remote))
+				return false
+			}
+		}
+		for _, f := range files {
+			if p.tooOften(f.id) {
+				p.fail(fmt.Errorf("object %s cannot be made on the other host as it is here: %w", f.id, remote))
+				return false
+			}
 		}
 	}
 	for _, f := range files {
-		p.retries[f.id]++
-		if p.retries[f.id] > maxRetries {
-			remote = fmt.Errorf("object %s cannot be made as it is here: %w", f.id, remote)
-			files = nil
-			break
-		}
-	}
-	p.mu.Unlock()
-	if len(dirs)+len(files) == 0 {
-		p.fail(remote)
-		return false
-	}
-	for range files {
-		p.meter.found(0)
+		p.meter.found(f.size)
 	}
 	return p.queue.again(dirs, files)
 }
 
-func (p *Pass) isDir(id journal.FileID) bool {
-	switch p.table.get(id) {
-	case dirNamed, dirListed:
-		return true
+// affected is what has to be passed again when op failed. False: the pass as a
+// whole has failed.
+func (p *Pass) affected(op *journal.Op) (dirs []dirRef, files []fileRef, ok bool) {
+	switch op.Kind {
+	case journal.KindSyncBegin, journal.KindSyncEnd, journal.KindSyncHash, journal.KindMark:
+		return nil, nil, false
+	case journal.KindFsync, journal.KindRelease: // change nothing
+		return nil, nil, true
+	case journal.KindCreate, journal.KindLink, journal.KindUnlink, journal.KindRmdir:
+		return []dirRef{{op.Parent, op.Tree}}, nil, true
+	case journal.KindRename:
+		return []dirRef{{op.Parent, op.Tree}, {op.Parent2, op.Tree}}, nil, true
 	}
-	for _, s := range p.sources {
-		if e, err := s.Stat(id); err == nil {
-			return e.Type() == sIFDIR
-		}
+	if p.isDir(op.Tree, op.ID) {
+		return []dirRef{{op.ID, op.Tree}}, nil, true
 	}
-	return false
+	return nil, []fileRef{{id: op.ID, tree: op.Tree, again: true}}, true
+}
+
+// isDir of what is gone is false: copying it finds that out.
+func (p *Pass) isDir(tree uint8, id journal.FileID) bool {
+	e, err := p.source(tree).Stat(id)
+	return err == nil && e.Type() == sIFDIR
+}
+
+func (p *Pass) tooOften(id journal.FileID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.retries[id]++
+	return p.retries[id] > maxRetries
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 
 	"github.com/skfs/skfs/journal"
 )
@@ -33,13 +34,19 @@ import (
 //	                xattr… (name8, length 4, value)
 //	KindSyncBegin   nothing
 //	KindSyncEnd     nothing
-//	  answer        dropped 8
+//	  answer        dropped 8, more 1 (1: the holding area is not empty yet),
+//	                lost 8 (failures that there was no room to note),
+//	                failure… (kind 1, flags 4, id 16, errno 4)
 const (
 	DirMore uint32 = 1 << iota
 	DirPut
 	DirTake
 	DirKeep
 )
+
+// FlagPass in Op.Flags marks the operations of ordinary kinds that are the pass's
+// own, not an application's.
+const FlagPass uint32 = 1 << 31
 
 // entryCreated in the answer to KindSyncDir: the object was not there.
 const entryCreated = 1
@@ -55,6 +62,8 @@ const (
 	// both, and the answers, stay far below the largest frame.
 	maxPart   = 1 << 20
 	maxBlocks = 256 << 10
+	// maxFailures bounds the failures that SECOND notes.
+	maxFailures = 4096
 )
 
 var errPayload = errors.New("malformed reintegration payload")
@@ -220,6 +229,50 @@ func parseAttrs(b []byte) (*Attrs, error) {
 		a.Xattrs = append(a.Xattrs, x)
 	}
 	return a, d.err
+}
+
+// ending is the answer to KindSyncEnd.
+type ending struct {
+	dropped int64
+	more    bool
+	lost    int64
+	failed  []failure
+}
+
+// failure is an operation of the pass that failed on SECOND.
+type failure struct {
+	kind  journal.Kind
+	flags uint32
+	id    journal.FileID
+	errno syscall.Errno
+}
+
+func appendEnding(b []byte, e *ending) []byte {
+	le := binary.LittleEndian
+	b = le.AppendUint64(b, uint64(e.dropped))
+	more := byte(0)
+	if e.more {
+		more = 1
+	}
+	b = le.AppendUint64(append(b, more), uint64(e.lost))
+	for _, f := range e.failed {
+		b = le.AppendUint32(append(b, byte(f.kind)), f.flags)
+		b = le.AppendUint32(append(b, f.id[:]...), uint32(f.errno))
+	}
+	return b
+}
+
+func parseEnding(b []byte) (*ending, error) {
+	d := decoder{b: b}
+	e := &ending{dropped: d.size(), more: d.u8() != 0, lost: d.size()}
+	for d.more() {
+		f := failure{kind: journal.Kind(d.u8()), flags: d.u32(), id: d.id(), errno: syscall.Errno(d.u32())}
+		if f.errno == 0 {
+			d.fail("failure", "an errno")
+		}
+		e.failed = append(e.failed, f)
+	}
+	return e, d.err
 }
 
 // decoder reads fields until the first that is wrong; from then on it returns

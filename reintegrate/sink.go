@@ -52,10 +52,11 @@ type SinkNames interface {
 	Hold(dir journal.FileID, name string) error
 	// Keep gives a file that has no name (KindTmpfile) one in the holding area.
 	Keep(id journal.FileID) error
-	// DropHeld deletes the holding area with all that is in it, without leaving
-	// the tree, and returns how many names it deleted. The times of the root are
+	// DropHeld deletes what is in the holding area, at most about max names of it,
+	// without leaving the tree, and returns how many it deleted; more: some are
+	// left. With the last goes the area itself. The times of the root are
 	// afterwards what they were before.
-	DropHeld() (int64, error)
+	DropHeld(max int) (dropped int, more bool, err error)
 }
 
 // SinkObjects reads and changes objects that have a FileID.

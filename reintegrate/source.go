@@ -10,8 +10,8 @@ import (
 // those that live operations take: what f sees under them, and what it sends, is
 // ordered with every live change of the same object. The methods are called
 // concurrently. An error that matches os.ErrNotExist (ENOENT) means that the
-// object has gone, or has no data or names of that sort; everything else ends the
-// pass. An error of f is returned as it is.
+// object has gone; an open file that has lost its last name counts as gone.
+// Everything else ends the pass. An error of f is returned as it is.
 //
 // WithDir, WithRange and WithObject may hold at most the locks of the one object
 // they name: f waits for room in the stream.

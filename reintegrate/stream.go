@@ -13,8 +13,22 @@ type Stream interface {
 	Wait(seq journal.Seq) error
 	// Post queues a copy of op.
 	Post(op *journal.Op) error
-	// Start queues op, which is of an answered kind.
+	// Start queues op, which is of an answered kind. op.Data stays untouched until
+	// Result has returned.
 	Start(op *journal.Op) (Answer, error)
+}
+
+// Over is the Stream of a journal.Sender.
+func Over(s *journal.Sender) Stream { return senderStream{s} }
+
+type senderStream struct{ *journal.Sender }
+
+func (s senderStream) Start(op *journal.Op) (Answer, error) {
+	a, err := s.Sender.Start(op)
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
 }
 
 // Answer is what SECOND is going to say to one operation.

@@ -40,14 +40,14 @@ func (r *region) outside(off, n int64) (parts [2]Range, count int) {
 		end = math.MaxInt64
 	}
 	if r.end <= r.frontier {
-		parts[0] = Range{off, end}
+		parts[0] = Range{Off: off, End: end}
 		return parts, 1
 	}
-	if below := (Range{off, min(end, r.frontier)}); below.Off < below.End {
+	if below := (Range{Off: off, End: min(end, r.frontier)}); below.Off < below.End {
 		parts[count] = below
 		count++
 	}
-	if above := (Range{max(off, r.end), end}); above.Off < above.End {
+	if above := (Range{Off: max(off, r.end), End: end}); above.Off < above.End {
 		parts[count] = above
 		count++
 	}

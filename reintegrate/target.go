@@ -1,7 +1,6 @@
 package reintegrate
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -16,13 +15,18 @@ import (
 type Target struct {
 	sinks map[uint8]Sink
 
-	mu    sync.Mutex
-	parts map[journal.FileID][]Entry // of directories of which more parts are to come
+	mu     sync.Mutex
+	parts  map[journal.FileID][]Entry // of directories of which more parts are to come
+	failed map[uint8][]failure        // by tree: operations of the pass, since the last SyncBegin or SyncEnd
+	lost   map[uint8]int64            // those that were too many
 }
+
+// dropAtOnce bounds the names that one SyncEnd deletes: the stream waits for it.
+const dropAtOnce = 2000
 
 // NewTarget returns the applier of the reintegration of trees.
 func NewTarget(trees []Sink) *Target {
-	t := &Target{sinks: map[uint8]Sink{}, parts: map[journal.FileID][]Entry{}}
+	t := &Target{sinks: map[uint8]Sink{}, parts: map[journal.FileID][]Entry{}, failed: map[uint8][]failure{}, lost: map[uint8]int64{}}
 	for _, s := range trees {
 		t.sinks[s.Tree()] = s
 	}
@@ -36,9 +40,58 @@ func NewTarget(trees []Sink) *Target {
 func (t *Target) Apply(op *journal.Op) journal.Result {
 	data, err := t.apply(op)
 	if err != nil {
-		return journal.Result{Seq: op.Seq, Errno: errno(err)}
+		e := errno(err)
+		t.note(op, e)
+		return journal.Result{Seq: op.Seq, Errno: e}
 	}
 	return journal.Result{Seq: op.Seq, Data: data}
+}
+
+// Around returns an applier that carries out the operations of reintegrations and
+// leaves the others to next. Of those that are a pass's own it notes the failures:
+// PRIM hears of them at the end of the pass.
+func (t *Target) Around(next journal.Applier) journal.Applier { return &around{t, next} }
+
+type around struct {
+	t    *Target
+	next journal.Applier
+}
+
+func (a *around) Apply(op *journal.Op) journal.Result {
+	if op.Kind >= journal.KindSyncBegin && op.Kind <= journal.KindPunch {
+		return a.t.Apply(op)
+	}
+	r := a.next.Apply(op)
+	if r.Errno != 0 && op.Flags&FlagPass != 0 {
+		a.t.note(op, r.Errno)
+	}
+	return r
+}
+
+// note keeps a failure for the answer to SyncEnd.
+func (t *Target) note(op *journal.Op, e syscall.Errno) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.failed[op.Tree]) >= maxFailures {
+		t.lost[op.Tree]++
+		return
+	}
+	t.failed[op.Tree] = append(t.failed[op.Tree], failure{op.Kind, op.Flags, op.ID, e})
+}
+
+// end deletes what is held, and says what failed.
+func (t *Target) end(s Sink) ([]byte, error) {
+	n, more, err := s.DropHeld(dropAtOnce)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	tree := s.Tree()
+	e := ending{dropped: int64(n), more: more, lost: t.lost[tree], failed: t.failed[tree]}
+	delete(t.failed, tree)
+	delete(t.lost, tree)
+	return appendEnding(nil, &e), nil
 }
 
 // errno is what travels of an error.
@@ -62,6 +115,8 @@ func (t *Target) apply(op *journal.Op) ([]byte, error) {
 	case journal.KindSyncBegin:
 		t.mu.Lock()
 		clear(t.parts) // what was left of an earlier pass
+		delete(t.failed, op.Tree)
+		delete(t.lost, op.Tree)
 		t.mu.Unlock()
 		return nil, s.Begin()
 	case journal.KindSyncDir:
@@ -75,8 +130,7 @@ func (t *Target) apply(op *journal.Op) ([]byte, error) {
 		}
 		return nil, s.SetAttrs(op.ID, a)
 	case journal.KindSyncEnd:
-		n, err := s.DropHeld()
-		return binary.LittleEndian.AppendUint64(nil, uint64(n)), err
+		return t.end(s)
 	case journal.KindPunch:
 		return nil, s.Punch(op.ID, op.Off, op.Len)
 	}

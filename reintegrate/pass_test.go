@@ -1,0 +1,481 @@
+package reintegrate
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/skfs/skfs/journal"
+)
+
+var (
+	rounds = flag.Int("rounds", 60, "random tree pairs to reintegrate")
+	seed   = flag.Uint64("seed", 0, "of the first round; 0: by the clock")
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair is a PRIM and a SECOND, joined by a stream.
+type pair struct {
+	t      *testing.T
+	prim   *tree
+	second *tree
+	sender *journal.Sender
+	stop   func()
+	pass   *Pass
+
+	moves sync.Mutex // as the kernel's: one rename of a directory at a time
+
+	mu      sync.Mutex
+	dirty   map[journal.FileID]bool // mtimes that SECOND has to be told
+	refused []string                // live operations that failed on SECOND
+}
+
+// second's ordinary operations.
+type ordinary struct{ p *pair }
+
+func (o ordinary) Apply(op *journal.Op) journal.Result {
+	errno := o.p.second.apply(op, false)
+	if errno != 0 {
+		o.p.mu.Lock()
+		o.p.refused = append(o.p.refused, fmt.Sprintf("%s %s %q/%q: %v", op.Kind, op.ID, op.Name, op.Name2, errno))
+		o.p.mu.Unlock()
+	}
+	return journal.Result{Errno: errno}
+}
+
+var smallOptions = Options{ZoneSize: 64, BlockSize: 16}
+
+// join makes a stream and a pass over it.
+func join(t *testing.T, prim, second *tree, o Options) *pair {
+	p := &pair{t: t, prim: prim, second: second, dirty: map[journal.FileID]bool{}}
+	a, b := net.Pipe()
+	p.sender = journal.NewSender(journal.NewLink(a), journal.SenderOptions{Epoch: 1})
+	target := NewTarget([]Sink{sink{second}})
+	r := journal.NewReceiver(journal.NewLink(b), target.Around(ordinary{p}), journal.ReceiverOptions{Epoch: 1})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Run(context.Background())
+	}()
+	p.stop = sync.OnceFunc(func() {
+		p.sender.Close(nil)
+		<-p.sender.Done()
+		<-done
+	})
+	t.Cleanup(p.stop)
+	p.pass = NewPass([]Source{source{prim}}, Over(p.sender), o)
+	return p
+}
+
+// drain waits until SECOND has applied everything.
+func (p *pair) drain() {
+	p.t.Helper()
+	if _, err := p.sender.Drain(context.Background()); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// do carries out a live operation as fs does: under its locks, SECOND first. It
+// says whether the operation was possible.
+func (p *pair) do(op *journal.Op) bool {
+	op2 := *op
+	op = &op2
+	var spans []span
+	for _, id := range journal.Keys(op) {
+		spans = append(spans, span{id, 0, whole})
+	}
+	switch op.Kind {
+	case journal.KindWrite:
+		spans = []span{{op.ID, op.Off, op.Off + int64(len(op.Data))}}
+	case journal.KindFallocate:
+		spans = []span{{op.ID, op.Off, whole}}
+	case journal.KindRename:
+		p.moves.Lock()
+		defer p.moves.Unlock()
+	}
+	defer p.prim.locks.lock(spans...)()
+	if p.prim.apply(op, true) != 0 {
+		return false
+	}
+	return p.run(op)
+}
+
+// run is do with the locks held.
+func (p *pair) run(op *journal.Op) bool {
+	if p.pass != nil {
+		for _, f := range p.pass.Filter(op) {
+			c := *f
+			if err := p.sender.Commit(&c); err != nil {
+				break // the link is cut: PRIM goes on alone
+			}
+		}
+	}
+	if errno := p.prim.apply(op, false); errno != 0 {
+		p.t.Errorf("%s on PRIM: %v", op.Kind, errno)
+	}
+	p.mu.Lock()
+	for _, id := range journal.Keys(op) {
+		p.dirty[id] = true
+	}
+	p.mu.Unlock()
+	// What has lost its last name and is not open goes.
+	for _, id := range []journal.FileID{op.ID, op.ID2} {
+		p.prim.mu.Lock()
+		n := p.prim.byID[id]
+		gone := n != nil && !n.isDir() && n.nlink == 0 && n.opens == 0 && !n.tmp
+		p.prim.mu.Unlock()
+		if gone && op.Kind != journal.KindRelease {
+			p.run(&journal.Op{Kind: journal.KindRelease, ID: id})
+		}
+	}
+	return true
+}
+
+// settleTimes sends the mtimes that changed, as fs does after a while.
+func (p *pair) settleTimes() {
+	p.mu.Lock()
+	ids := p.dirty
+	p.dirty = map[journal.FileID]bool{}
+	p.mu.Unlock()
+	for id := range ids {
+		unlock := p.prim.locks.lock(span{id, 0, whole})
+		p.prim.mu.Lock()
+		n := source{p.prim}.live(id)
+		var mtime journal.Time
+		if n != nil {
+			mtime = n.mtime
+		}
+		p.prim.mu.Unlock()
+		if n != nil {
+			op := &journal.Op{Kind: journal.KindTimes, ID: id, Mtime: mtime}
+			for _, f := range p.pass.Filter(op) {
+				if err := p.sender.Commit(f); err != nil {
+					p.t.Error(err)
+				}
+			}
+		}
+		unlock()
+	}
+}
+
+// mutator makes random live operations.
+type mutator struct {
+	p *pair
+	r *rand.Rand
+}
+
+var names = []string{"a", "b", "c", "d", "e"}
+
+// pick returns a random name: its directory, what it names now (nil: nothing).
+func (m *mutator) pick() (dir journal.FileID, name string, n *node) {
+	t := m.p.prim
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	d := t.root
+	for {
+		name = names[m.r.IntN(len(names))]
+		n = d.names[name]
+		if n == nil || !n.isDir() || m.r.IntN(3) == 0 {
+			return d.id, name, n
+		}
+		d = n
+	}
+}
+
+func (m *mutator) bytes(n int) []byte {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(m.r.IntN(3)) // few values: blocks are often equal
+	}
+	return b
+}
+
+func (m *mutator) step() bool {
+	r, p := m.r, m.p
+	dir, name, n := m.pick()
+	if n == nil {
+		switch r.IntN(10) {
+		case 0: // a file without a name, which may get one
+			id := journal.NewFileID()
+			if !p.do(&journal.Op{Kind: journal.KindTmpfile, ID: id, Mode: unix.S_IFREG | 0o600}) {
+				return false
+			}
+			p.do(&journal.Op{Kind: journal.KindWrite, ID: id, Off: int64(r.IntN(100)), Data: m.bytes(40)})
+			if r.IntN(2) == 0 {
+				return p.do(&journal.Op{Kind: journal.KindLink, ID: id, Parent: dir, Name: name})
+			}
+			return true
+		case 1, 2: // a name for something that is there
+			if _, _, o := m.pick(); o != nil {
+				return p.do(&journal.Op{Kind: journal.KindLink, ID: o.id, Parent: dir, Name: name})
+			}
+			p.prim.mu.Lock()
+			var tmp journal.FileID
+			for id, o := range p.prim.byID {
+				if o.tmp {
+					tmp = id
+				}
+			}
+			p.prim.mu.Unlock()
+			return !tmp.IsZero() && p.do(&journal.Op{Kind: journal.KindLink, ID: tmp, Parent: dir, Name: name})
+		}
+		op := &journal.Op{Kind: journal.KindCreate, ID: journal.NewFileID(), Parent: dir, Name: name, UID: uint32(r.IntN(9))}
+		switch r.IntN(8) {
+		case 0:
+			op.Mode, op.Data = unix.S_IFLNK|0o777, []byte(names[r.IntN(len(names))])
+		case 1:
+			op.Mode, op.Rdev = unix.S_IFCHR|0o600, uint32(r.IntN(4))
+		case 2, 3, 4:
+			op.Mode = unix.S_IFDIR | 0o755
+		default:
+			op.Mode = unix.S_IFREG | 0o644
+		}
+		if !p.do(op) {
+			return false
+		}
+		if op.Mode&unix.S_IFMT == unix.S_IFREG && r.IntN(3) > 0 {
+			p.do(&journal.Op{Kind: journal.KindWrite, ID: op.ID, Off: int64(r.IntN(3) * r.IntN(100)), Data: m.bytes(1 + r.IntN(300))})
+		}
+		return true
+	}
+	regular := n.typ() == unix.S_IFREG
+	switch k := r.IntN(20); {
+	case k < 2:
+		kind := journal.KindUnlink
+		if n.isDir() {
+			kind = journal.KindRmdir
+		}
+		return p.do(&journal.Op{Kind: kind, ID: n.id, Parent: dir, Name: name})
+	case k < 9:
+		op := &journal.Op{Kind: journal.KindRename, ID: n.id, Parent: dir, Name: name}
+		var v *node
+		op.Parent2, op.Name2, v = m.pick()
+		if v != nil {
+			op.ID2 = v.id
+			if r.IntN(2) == 0 {
+				op.Flags = unix.RENAME_EXCHANGE
+			}
+		}
+		return p.do(op)
+	case k < 10:
+		return p.do(&journal.Op{Kind: journal.KindSetAttr, ID: n.id, Valid: journal.SetMode | journal.SetUID, Mode: uint32(r.IntN(0o1000)), UID: uint32(r.IntN(9))})
+	case k < 11:
+		return p.do(&journal.Op{Kind: journal.KindSetXattr, ID: n.id, Name: "user." + names[r.IntN(len(names))], Data: m.bytes(5)})
+	case k < 12:
+		p.prim.mu.Lock()
+		attr := "user." + names[r.IntN(len(names))]
+		_, ok := n.xattrs[attr]
+		p.prim.mu.Unlock()
+		// Somebody else may remove it first: then there is nothing to do.
+		return ok && p.do(&journal.Op{Kind: journal.KindRemoveXattr, ID: n.id, Name: attr})
+	case !regular:
+		return false
+	case k < 14:
+		return p.do(&journal.Op{Kind: journal.KindSetAttr, ID: n.id, Valid: journal.SetSize | journal.SetMode, Mode: 0o640, Off: int64(r.IntN(400))})
+	case k < 15:
+		flags := uint32(unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE)
+		if r.IntN(2) == 0 {
+			flags = unix.FALLOC_FL_ZERO_RANGE
+		}
+		return p.do(&journal.Op{Kind: journal.KindFallocate, ID: n.id, Flags: flags, Off: int64(r.IntN(300)), Len: 1 + int64(r.IntN(200))})
+	case k < 16:
+		return m.openUnlinked(dir, name, n)
+	}
+	return p.do(&journal.Op{Kind: journal.KindWrite, ID: n.id, Off: int64(r.IntN(500)), Data: m.bytes(1 + r.IntN(200))})
+}
+
+// openUnlinked opens a file, removes it and closes it.
+func (m *mutator) openUnlinked(dir journal.FileID, name string, n *node) bool {
+	t := m.p.prim
+	t.mu.Lock()
+	n.opens++
+	t.mu.Unlock()
+	done := m.p.do(&journal.Op{Kind: journal.KindUnlink, ID: n.id, Parent: dir, Name: name})
+	defer t.locks.lock(span{n.id, 0, whole})()
+	t.mu.Lock()
+	n.opens--
+	gone := n.nlink == 0 && n.opens == 0 && t.byID[n.id] == n
+	t.mu.Unlock()
+	if gone {
+		m.p.run(&journal.Op{Kind: journal.KindRelease, ID: n.id})
+	}
+	return done
+}
+
+// diverge turns two equal trees into what a first start can find.
+func diverge(t *testing.T, r *rand.Rand, second *tree) {
+	m := &mutator{&pair{t: t, prim: second, dirty: map[journal.FileID]bool{}}, r}
+	for range r.IntN(80) {
+		m.step()
+	}
+	second.mu.Lock()
+	defer second.mu.Unlock()
+	strip := r.IntN(4)
+	for id, n := range second.byID {
+		switch {
+		case n.tmp || n.nlink == 0:
+			delete(second.byID, id)
+		case n != second.root && r.IntN(4) < strip:
+			delete(second.byID, id)
+			n.id = journal.FileID{}
+		case n != second.root && n.typ() == unix.S_IFREG && r.IntN(30) == 0:
+			n.resize(int64(r.IntN(200))) // out of step without a trace
+		}
+	}
+}
+
+func randomPair(t *testing.T, r *rand.Rand) (prim, second *tree) {
+	prim = newTree(1 << 20)
+	m := &mutator{&pair{t: t, prim: prim, dirty: map[journal.FileID]bool{}}, r}
+	for range r.IntN(300) {
+		m.step()
+	}
+	second = newTree(1 << 40)
+	if r.IntN(4) > 0 {
+		second = prim.clone(1 << 40)
+	}
+	diverge(t, r, second)
+	for range r.IntN(80) {
+		m.step()
+	}
+	return prim, second
+}
+
+// TestRandom reintegrates random pairs of trees while several writers change PRIM.
+func TestRandom(t *testing.T) {
+	first := *seed
+	if first == 0 {
+		first = uint64(time.Now().UnixNano())
+	}
+	for round := range *rounds {
+		seed := first + uint64(round)
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 1))
+			prim, second := randomPair(t, r)
+			if r.IntN(2) == 0 {
+				interrupt(t, r, prim, second)
+			}
+			p := join(t, prim, second, smallOptions)
+			stop := p.mutate(r.Uint64(), r.IntN(4))
+			stats, err := p.pass.Run(context.Background())
+			ops := stop()
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.check()
+			t.Logf("%v; %d live operations", stats, ops)
+		})
+	}
+}
+
+// mutate starts writers; stop waits until each has made some more operations.
+func (p *pair) mutate(seed uint64, writers int) (stop func() int64) {
+	var g sync.WaitGroup
+	var over atomic.Bool
+	var ops atomic.Int64
+	for w := range writers {
+		g.Go(func() {
+			m := &mutator{p, rand.New(rand.NewPCG(seed, uint64(w)))}
+			for after := 0; after < 20; {
+				if m.step() {
+					ops.Add(1)
+				}
+				if over.Load() {
+					after++
+				}
+			}
+		})
+	}
+	return func() int64 {
+		over.Store(true)
+		g.Wait()
+		return ops.Load()
+	}
+}
+
+// check compares the two trees when all is quiet.
+func (p *pair) check() {
+	p.t.Helper()
+	p.settleTimes()
+	p.drain()
+	for _, d := range differences(p.prim, p.second) {
+		p.t.Error(d)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.refused) > 0 {
+		p.t.Errorf("SECOND refused %d live operations, the first: %s", len(p.refused), p.refused[0])
+	}
+}
+
+// interrupt runs a pass that is cut off somewhere.
+func interrupt(t *testing.T, r *rand.Rand, prim, second *tree) {
+	p := join(t, prim, second, smallOptions)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cut := &cutStream{Stream: p.pass.s, cancel: cancel}
+	cut.left.Store(int64(r.IntN(60)))
+	p.pass.s = cut
+	stop := p.mutate(r.Uint64(), 2)
+	if _, err := p.pass.Run(ctx); err != nil && !errors.Is(err, errCut) {
+		t.Errorf("a pass that was cut off: %v", err)
+	}
+	p.stop()
+	stop()
+	// What was open without a name is closed when a replica ends.
+	second.mu.Lock()
+	for id, n := range second.byID {
+		if n.nlink == 0 {
+			delete(second.byID, id)
+		}
+	}
+	second.mu.Unlock()
+}
+
+// cutStream breaks after some operations of the pass.
+type cutStream struct {
+	Stream
+	cancel context.CancelCauseFunc
+	left   atomic.Int64
+}
+
+var errCut = errors.New("cut")
+
+func (c *cutStream) cut() error {
+	if c.left.Add(-1) > 0 {
+		return nil
+	}
+	c.cancel(errCut)
+	return errCut
+}
+
+func (c *cutStream) Submit(op *journal.Op) (journal.Seq, error) {
+	if err := c.cut(); err != nil {
+		return 0, err
+	}
+	return c.Stream.Submit(op)
+}
+
+func (c *cutStream) Post(op *journal.Op) error {
+	if err := c.cut(); err != nil {
+		return err
+	}
+	return c.Stream.Post(op)
+}
+
+func (c *cutStream) Start(op *journal.Op) (Answer, error) {
+	if err := c.cut(); err != nil {
+		return nil, err
+	}
+	return c.Stream.Start(op)
+}
