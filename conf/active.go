@@ -26,7 +26,8 @@ type Active struct {
 
 // Active returns the configuration in force of module am. ErrNotInstalled and
 // ErrNotConfigured tell why there is none; any other error means that it does
-// not fit the cluster any more (or was damaged).
+// not fit the cluster any more (or was damaged). With boot="ignore" the
+// module's Boot is what SetBoot has set.
 func (p Paths) Active(am string, c *Cluster) (*Active, error) {
 	id, err := p.ModuleID(am)
 	if err != nil {
@@ -43,7 +44,18 @@ func (p Paths) Active(am string, c *Cluster) (*Active, error) {
 	if err != nil {
 		return nil, err
 	}
+	if m.Boot == BootIgnore {
+		if m.Boot, err = p.bootSetting(am); err != nil {
+			return nil, err
+		}
+	}
 	return &Active{Name: am, ID: id, Signature: info.signature, Date: info.date, Module: m}, nil
+}
+
+// Configured says whether module am has an active configuration, usable or not.
+func (p Paths) Configured(am string) bool {
+	_, err := os.Stat(p.ActiveInfo(am))
+	return err == nil
 }
 
 // Info tells the active configuration of a module from the one under

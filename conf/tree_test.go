@@ -408,6 +408,43 @@ func TestEnvironmentIsFrozen(t *testing.T) {
 	}
 }
 
+// The command boot counts unless the configuration says otherwise.
+func TestBoot(t *testing.T) {
+	p, c := newNode(t)
+	for am, attr := range map[string]string{"free": "", "fixed": ` boot="off"`} {
+		src := strings.ReplaceAll(strings.ReplaceAll(goodConfig, `mode="mirror"`, `mode="mirror"`+attr), "/srv/one", "/srv/"+am)
+		if _, err := p.Install(am, safe(t, map[string]string{"conf/userconfig.xml": src}), InstallOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Apply(am, c, time.Now(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	boot := func(am string) Boot {
+		t.Helper()
+		a, err := p.Active(am, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Module.Boot
+	}
+	for _, step := range []struct {
+		am   string
+		on   bool
+		want Boot
+	}{{"free", true, BootOn}, {"fixed", true, BootOff}, {"free", false, BootOff}} {
+		if err := p.SetBoot(step.am, step.on); err != nil {
+			t.Fatal(err)
+		}
+		if got := boot(step.am); got != step.want {
+			t.Errorf("%s set to %t: %s, want %s", step.am, step.on, got, step.want)
+		}
+	}
+	if err := p.SetBoot("none", true); !errors.Is(err, ErrNotInstalled) {
+		t.Errorf("an unknown module: %v", err)
+	}
+}
+
 func FuzzFiles(f *testing.F) {
 	f.Add(encodeIDs([]Installed{{"mirror", 1}, {"x", 800}}))
 	f.Add(encodeActive(activeInfo{signature: "ab", date: time.Unix(1e9, 0), env: map[string]string{"A": "b\nc"}}))

@@ -39,11 +39,12 @@ type Node struct {
 	Started time.Time
 }
 
-// Module is an installed module. State means something if it is configured.
+// Module is an installed module.
 type Module struct {
 	Name       string
 	ID         int
-	Configured bool
+	Configured bool   // it has a configuration that the daemon runs; else State means nothing
+	Problem    string `json:",omitempty"` // why it has one that the daemon cannot run
 	State      ha.ModuleState
 }
 

@@ -25,7 +25,7 @@ type Options struct {
 	Supervisor Supervisor
 	Log        func(module string) (Log, error)
 	Paths      conf.Paths
-	Node       Node
+	Node       func() Node      // who answers, now
 	Errors     *log.Logger      // of connections; nil: none
 	Now        func() time.Time // nil: time.Now
 }
@@ -156,7 +156,7 @@ func read(r *http.Request, v any) error {
 }
 
 func (s *Server) node(w http.ResponseWriter, _ *http.Request) error {
-	answer(w, http.StatusOK, s.o.Node)
+	answer(w, http.StatusOK, s.o.Node())
 	return nil
 }
 
@@ -192,11 +192,15 @@ func (s *Server) module(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) moduleOf(i conf.Installed) (Module, error) {
 	m := Module{Name: i.Name, ID: i.ID}
 	st, err := s.o.Supervisor.State(i.Name)
-	if errors.Is(err, ha.ErrNoModule) {
-		return m, nil
+	switch {
+	case err == nil:
+		m.Configured, m.State = true, st
+	case !errors.Is(err, ha.ErrNoModule):
+		return m, err
+	case s.o.Paths.Configured(i.Name):
+		m.Problem = err.Error()
 	}
-	m.Configured, m.State = true, st
-	return m, err
+	return m, nil
 }
 
 // known tells why the supervisor does not have module am.
@@ -204,10 +208,11 @@ func (s *Server) known(am string) error {
 	if _, err := s.o.Paths.ModuleID(am); err != nil {
 		return err
 	}
-	if _, err := s.o.Supervisor.State(am); errors.Is(err, ha.ErrNoModule) {
+	_, err := s.o.Supervisor.State(am)
+	if errors.Is(err, ha.ErrNoModule) && !s.o.Paths.Configured(am) {
 		return fmt.Errorf("%s: %w: run \"config -m %s\" first", am, conf.ErrNotConfigured, am)
 	}
-	return nil
+	return err
 }
 
 func (s *Server) command(w http.ResponseWriter, r *http.Request) error {

@@ -192,7 +192,7 @@ func serve(t *testing.T) *fixture {
 		paths:  p,
 	}
 	s := NewServer(Options{
-		Supervisor: f.sup, Paths: p, Node: Node{Name: "node1", Version: "v"},
+		Supervisor: f.sup, Paths: p, Node: func() Node { return Node{Name: "node1", Version: "v"} },
 		Log: func(string) (Log, error) { return f.log, nil },
 		Now: func() time.Time { return time.Unix(1e9, 0) },
 	})
