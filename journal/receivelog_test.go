@@ -278,7 +278,7 @@ func TestPowerCut(t *testing.T) {
 			applied.Store(uint64(op.Seq)) // one object: in order
 			return Result{}
 		}), ReceiverOptions{Epoch: 2, Async: AsyncNone, Log: l})
-		s := NewSender(NewLink(pc...), SenderOptions{Epoch: 2, Async: AsyncNone})
+		s := NewSender(NewLink(pc...), SenderOptions{Epoch: 2, Async: Async(rnd.IntN(2))}) // the receiver decides what received means
 		ran := make(chan error, 1)
 		go func() { ran <- r.Run(context.Background()) }()
 		var clients sync.WaitGroup
@@ -389,4 +389,24 @@ func TestTrim(t *testing.T) {
 		t.Errorf("after %d operations %+v is left", seq-1, r.Contents)
 	}
 	l.Close()
+}
+
+// TestNoneAcksDurable: with async="none" no watermark goes beyond what is on
+// disk, and only the first connection vouches for results.
+func TestNoneAcksDurable(t *testing.T) {
+	pc, sc := pipePair(2)
+	r := NewReceiver(NewLink(sc...), newModel(false), ReceiverOptions{Async: AsyncNone, Log: &ReceiveLog{}})
+	r.next, r.durable, r.sched.applied = 10, 5, 3
+	for conn, want := range []ack{{5, 5, 3}, {5, 5, 0}} {
+		frame := r.appendAck(nil, conn)
+		h, err := parseHeader(frame)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := decodeAck(&h, frame); err != nil || got != want {
+			t.Errorf("connection %d acks %+v, expected %+v: %v", conn, got, want, err)
+		}
+	}
+	NewLink(pc...).Close()
+	r.link.Close()
 }
