@@ -259,6 +259,9 @@ func (t *tree) apply(op *journal.Op, dry bool) syscall.Errno {
 	case journal.KindRename:
 		return t.rename(op, dry)
 	}
+	if n == nil && op.Kind == journal.KindRelease {
+		return 0 // what was held may have been dropped
+	}
 	if n == nil {
 		return unix.ENOENT
 	}

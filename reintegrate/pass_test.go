@@ -58,11 +58,15 @@ var smallOptions = Options{ZoneSize: 64, BlockSize: 16}
 
 // join makes a stream and a pass over it.
 func join(t *testing.T, prim, second *tree, o Options) *pair {
+	return joinTo(t, prim, second, o, func(a journal.Applier) journal.Applier { return a })
+}
+
+func joinTo(t *testing.T, prim, second *tree, o Options, wrap func(journal.Applier) journal.Applier) *pair {
 	p := &pair{t: t, prim: prim, second: second, dirty: map[journal.FileID]bool{}}
 	a, b := net.Pipe()
 	p.sender = journal.NewSender(journal.NewLink(a), journal.SenderOptions{Epoch: 1})
 	target := NewTarget([]Sink{sink{second}})
-	r := journal.NewReceiver(journal.NewLink(b), target.Around(ordinary{p}), journal.ReceiverOptions{Epoch: 1})
+	r := journal.NewReceiver(journal.NewLink(b), target.Around(wrap(ordinary{p})), journal.ReceiverOptions{Epoch: 1})
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
