@@ -371,6 +371,8 @@ func TestRandom(t *testing.T) {
 				interrupt(t, r, prim, second)
 			}
 			p := join(t, prim, second, smallOptions)
+			m := &mutator{p, rand.New(rand.NewPCG(seed, 3))}
+			p.pass.sources[0] = busySource{source{prim}, &sync.Mutex{}, m, r.IntN(8)}
 			stop := p.mutate(r.Uint64(), r.IntN(4))
 			stats, err := p.pass.Run(context.Background())
 			ops := stop()
@@ -381,6 +383,38 @@ func TestRandom(t *testing.T) {
 			t.Logf("%v; %d live operations", stats, ops)
 		})
 	}
+}
+
+// busySource makes live operations before each step of the pass: far more of them
+// fall between two steps than writers beside it would manage.
+type busySource struct {
+	source
+	mu    *sync.Mutex
+	m     *mutator
+	steps int
+}
+
+func (s busySource) live() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range s.m.r.IntN(s.steps + 1) {
+		s.m.step()
+	}
+}
+
+func (s busySource) WithDir(dir journal.FileID, f func([]Entry) error) error {
+	s.live()
+	return s.source.WithDir(dir, f)
+}
+
+func (s busySource) WithRange(id journal.FileID, off, n int64, f func(File) error) error {
+	s.live()
+	return s.source.WithRange(id, off, n, f)
+}
+
+func (s busySource) WithObject(id journal.FileID, f func(*Attrs, File) error) error {
+	s.live()
+	return s.source.WithObject(id, f)
 }
 
 // mutate starts writers; stop waits until each has made some more operations.
