@@ -83,7 +83,8 @@ func (m *machine) decideWait() bool {
 	case p.Role == RoleWait && p.Candidate && !m.exceeds(p):
 		return m.wait(NoBlock)
 	case p.Role == RoleWait && m.candidate():
-		return m.claim(NoForce, RoleAlone)
+		// The replica by itself is not sure; the two together are.
+		return m.claim(ForcePrim, RoleAlone)
 	case p.Role != RoleWait && m.sure(): // stopped, or silent
 		return m.claim(NoForce, RoleAlone)
 	}
@@ -182,9 +183,8 @@ func (m *machine) decidePrimary() bool {
 		}
 	case m.Data.Frozen:
 		return false
-	case m.Rival && m.heard() && !p.Primary:
-		m.Rival = false
-		m.reclaim() // a reign above the one that was given up
+	case m.heard() && !p.Primary && p.DataEpoch > m.Epoch:
+		m.reclaim() // a reign above the one that the peer has given up
 		return true
 	}
 	switch {

@@ -53,6 +53,7 @@ type module struct {
 const (
 	progressEvery = 500 * time.Millisecond
 	storeRetry    = time.Second
+	joinWait      = 3 * time.Second // see TaskJoin
 )
 
 // openModule reads what an earlier daemon left of the module.
@@ -388,6 +389,12 @@ func (m *module) callReplica(ctx context.Context, mc *moduleConf, r Replica, a R
 	t := a.Task
 	d := Done{ID: a.ID}
 	switch t.Kind {
+	case TaskJoin:
+		select {
+		case <-time.After(joinWait):
+		case <-ctx.Done():
+		}
+		return d
 	case TaskStart:
 		r, d.Err = m.startReplica(ctx, r, t)
 		if d.Err != nil {

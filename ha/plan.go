@@ -104,8 +104,8 @@ func (m *machine) reign(f Force, to Role, start Parts) {
 	from := m.Role
 	m.Epoch = m.nextEpoch()
 	m.Seen = m.Epoch
-	m.Reign, m.Established, m.Unprotected, m.Drop = true, false, false, Drop{}
-	m.Lost, m.Followed, m.Why, m.SwapAsk = false, false, NoBlock, 0
+	m.Reign, m.Established, m.Unprotected, m.Drained, m.Drop = true, false, false, false, Drop{}
+	m.Lost, m.Rival, m.Followed, m.Why, m.SwapAsk = false, false, false, NoBlock, 0
 	m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
 	if m.Conf.HasData {
 		m.plan(Task{Kind: TaskPromote, Epoch: m.Epoch, Forced: f})
@@ -114,6 +114,9 @@ func (m *machine) reign(f Force, to Role, start Parts) {
 	}
 	m.plan(Task{Kind: TaskClaim})
 	if m.Conf.HasData {
+		if to == RolePrim {
+			m.plan(Task{Kind: TaskJoin})
+		}
 		m.plan(Task{Kind: TaskAlone, Epoch: m.Epoch})
 	}
 	m.plan(Task{Kind: MarkRole, Role: to})
@@ -164,7 +167,7 @@ func (m *machine) follow() {
 	m.Followed, m.Fresh, m.Swapping, m.SwapAsk, m.Released, m.Why = true, false, false, 0, 0, NoBlock
 	m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
 	if m.Conf.HasData {
-		m.plan(Task{Kind: TaskFollow, Epoch: m.Epoch, Full: m.Want == WantFullsync})
+		m.plan(Task{Kind: TaskFollow, Epoch: m.Epoch, Full: m.Want == WantFullsync || m.Afresh})
 	} else {
 		m.Fresh, m.Stale, m.Handed = true, false, false
 	}
@@ -173,9 +176,13 @@ func (m *machine) follow() {
 
 // takeOver: the primary is gone and everything that it answered is here.
 func (m *machine) takeOver(reason string) bool {
+	force := NoForce
+	if m.Released == m.Epoch && !m.Followed {
+		force = ForcePrim // the replica cannot know that nobody went on from what it released
+	}
 	switch {
 	case m.Swapping && m.heard() && m.Peer.Role == RoleSecond:
-		return m.claim(NoForce, RolePrim)
+		return m.claim(force, RolePrim)
 	case !m.Conf.Failover && !m.Swapping:
 		m.say("heart", "Failover-off configured")
 		m.say("heart", "Action stopstart called by failover-off")
@@ -184,7 +191,7 @@ func (m *machine) takeOver(reason string) bool {
 		return true
 	}
 	m.say("heart", "Reason of failover: "+reason)
-	return m.claim(NoForce, RoleAlone)
+	return m.claim(force, RoleAlone)
 }
 
 // swap: PRIM to SECOND. After the release the peer takes over; should it vanish

@@ -51,9 +51,9 @@ type Replica interface {
 	Promote(ctx context.Context, epoch uint64, force Force) error
 
 	// Alone lets the primary of epoch go on without the peer: it durably records
-	// so (before the first answer), and answers the calls that waited. A link
-	// that a second has opened since it was lost stays. No effect when nothing
-	// waits.
+	// so (before the first answer), and answers the calls that waited. It has no
+	// effect when nothing waits, in particular when a second has joined since:
+	// that stream stays, in sync or not.
 	Alone(ctx context.Context, epoch uint64) error
 
 	// Follow makes this node the read-only second of the primary of epoch at
@@ -64,12 +64,14 @@ type Replica interface {
 
 	// Outdate records durably that the data here is not up to date: the primary
 	// of epoch goes on without it. It refuses Promote without force until the
-	// next Synced. A Follow that is under way goes on.
+	// next Synced. It ends a Follow and its stream, so that no synchronisation
+	// that began before can count; Follow is called again afterwards.
 	Outdate(ctx context.Context, epoch uint64) error
 
 	// Demote ends the reign of this primary: it waits until the second has
 	// applied every operation, then turns read-only. Without a second it only
-	// turns read-only. After it the data is as up to date as it was.
+	// turns read-only. With one that is lost before it has applied all it fails,
+	// and nothing is changed.
 	Demote(ctx context.Context) error
 
 	// Stop unmounts and ends the process. clean: the data is recorded as ended in

@@ -40,6 +40,8 @@ type State struct {
 	Drained  bool // the reign that ends was handed over: the second has applied all
 	Rival    bool // primary: met another one that has to give up
 	Followed bool // second: the data of the primary of Epoch was asked for
+	Follower bool // the replica follows, or tries to, since Followed or before
+	Afresh   bool // what a Follow brought before does not count: it was conceded
 	Fresh    bool // second: has everything that was ever answered
 	Up       Parts
 	Data     Data
@@ -227,7 +229,7 @@ func (s *State) beat() Beat {
 		Known: true, Role: s.Role, Colour: s.Colour,
 		Epoch: s.Epoch, Seen: s.Seen,
 		Primary: s.Reign, Established: s.Established, Unprotected: s.Unprotected,
-		Open: s.Reign && !s.Data.Frozen && (s.Established || !s.Drop.isZero()), Degraded: s.Data.Degraded,
+		Open: s.Reign && !s.Data.Frozen && s.Alone == 0 && (s.Established || s.Cur.Kind == TaskJoin), Degraded: s.Data.Degraded,
 		Drop: s.Drop, Outdated: s.Outdated, Released: s.Released,
 		Swapping: s.Swapping, SwapAsk: s.SwapAsk, Fresh: s.Role == RoleSecond && s.Fresh,
 		HearsMe: s.Peer.Known,

@@ -36,7 +36,7 @@ func (m *machine) settle() {
 		m.beside()
 		switch {
 		case m.advance():
-		case m.Cur.Kind == TaskClaim && m.contested():
+		case (m.Cur.Kind == TaskClaim || m.Cur.Kind == TaskJoin) && m.contested():
 		case m.Cur.Kind == 0 && m.decide():
 		default:
 			return
@@ -89,7 +89,10 @@ func (m *machine) beside() {
 		m.Fresh, m.Stale, m.Followed = false, true, false
 		m.Data.Joined, m.Data.Synced = false, false
 		m.YieldD = m.Peer.Drop
-		if m.Conf.HasData && m.Data.Running && !m.Data.Gone {
+		// Data that was not synchronised since it was released, or started, is not
+		// promoted without force anyway; and what it is may spare a copy.
+		if m.Follower && m.Data.Running && !m.Data.Gone {
+			m.Afresh = true
 			m.Yield = m.run(Task{Kind: TaskOutdate, Epoch: m.YieldD.Epoch})
 		} else {
 			m.Outdated = m.YieldD
@@ -106,7 +109,7 @@ func (m *machine) mustConcede() bool {
 // advance begins the next task of the plan; false when there is none or one is
 // under way.
 func (m *machine) advance() bool {
-	if m.Cur.Kind == TaskClaim && m.conceded() {
+	if m.Cur.Kind == TaskClaim && m.conceded() || m.Cur.Kind == TaskJoin && (m.Data.Joined || m.silent() || m.heard() && m.Peer.Role != RoleSecond) {
 		m.Cur = Task{}
 		return true
 	}
@@ -138,7 +141,14 @@ func (m *machine) advance() bool {
 			m.Up |= t.Part
 		}
 	case TaskAlone:
-		m.Unprotected = m.Unprotected || !m.Data.Joined
+		if m.Data.Joined {
+			return true // changes wait no longer since
+		}
+		m.Unprotected = true
+	case TaskFollow:
+		m.Follower, m.Afresh = true, false
+	case TaskPromote, TaskStart, TaskStop:
+		m.Follower, m.Afresh = false, false
 	}
 	m.Cur = t
 	m.CurID = m.run(t)
@@ -193,7 +203,7 @@ func (m *machine) done(d Done) {
 		m.scriptEnded(t, d)
 		return
 	}
-	if d.Err == nil && t.Kind != TaskStop {
+	if d.Err == nil && t.Kind != TaskStop && t.Kind != TaskJoin {
 		m.status(d.Status)
 	}
 	switch t.Kind {
@@ -226,9 +236,25 @@ func (m *machine) done(d Done) {
 		m.Fresh, m.Stale, m.Handed, m.Released = false, false, false, 0
 		m.Want = WantStart
 		m.asks()
-	case TaskFollow, TaskStatus:
+	case TaskFollow:
 		if d.Err != nil {
-			m.failed(t.Kind.String(), d.Err)
+			m.failed("follow", d.Err)
+			return
+		}
+		if !m.Followed {
+			return // it was conceded meanwhile: this does not count
+		}
+		// It may have followed all the time: then no event comes.
+		if d.Status.Connected {
+			m.Data.Joined = true
+			if d.Status.Synced && d.Status.Epoch == m.Epoch {
+				m.Data.Synced = true
+				m.inSync()
+			}
+		}
+	case TaskStatus:
+		if d.Err != nil {
+			m.failed("say what it is", d.Err)
 		}
 	case TaskDemote:
 		if m.Drained = d.Err == nil; !m.Drained {
@@ -269,10 +295,16 @@ func (m *machine) promoteFailed(t Task, err error) {
 	}
 	if m.Role == RoleAlone || m.Role == RolePrim { // it was going to go on as primary
 		m.again("nfsadmin")
-	} else if t.Forced != NoForce {
+	} else if m.Want == WantPrim || m.Want == WantPrimforce {
 		m.say("heart", "Requested prim start aborted")
 		m.Order = OrderStop
 	}
+}
+
+// inSync: a second has what its primary has, and its primary knows.
+func (m *machine) inSync() {
+	m.Fresh, m.Stale, m.Handed = true, false, false
+	m.Data.Epoch = m.Epoch
 }
 
 // failed restarts the module after an error of the replica that leaves nothing to

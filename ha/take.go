@@ -168,13 +168,15 @@ func (m *machine) told(e ReplicaEvent) {
 		m.say("nfsadmin", "The replication process cannot go on: "+e.Text)
 		return // it ends; Gone follows
 	}
-	if e.Epoch != m.Epoch {
+	if e.Epoch != m.Epoch && !(e.Kind == PeerLost && !m.Reign) {
 		return
 	}
 	switch e.Kind {
 	case PeerLost:
 		m.Data.Joined, m.Data.Synced = false, false
-		if m.Reign {
+		// While the reign ends the stream may: Demote says whether the data was
+		// handed over before it did.
+		if m.Reign && !m.Drained && m.Cur.Kind != TaskDemote {
 			m.peerLost()
 		}
 	case PeerJoined:
@@ -192,9 +194,8 @@ func (m *machine) told(e ReplicaEvent) {
 		m.Data.Synced = true
 		if m.Reign {
 			m.Unprotected = false
-		} else if m.Role == RoleSecond && m.Yield == 0 {
-			m.Fresh, m.Stale, m.Handed = true, false, false
-			m.Data.Epoch = e.Epoch
+		} else if m.Role == RoleSecond && m.Followed {
+			m.inSync()
 		}
 	}
 }
@@ -300,8 +301,12 @@ func (m *machine) adoptedReplica(st ReplicaStatus) {
 	case m.Reign && st.Connected:
 		m.Data.Frozen, m.Lost, m.Drop = false, false, Drop{}
 		m.Unprotected = m.Unprotected && !st.Synced
-	case m.Role == RoleSecond && st.Connected:
-		m.Fresh = st.Synced && m.Yield == 0
-		m.Stale = m.Stale && !m.Fresh
+	case m.Role == RoleSecond && m.Followed && st.Connected:
+		m.Fresh = false
+		if st.Synced && st.Epoch == m.Epoch {
+			m.inSync()
+		}
+	case m.Role == RoleSecond && m.Followed:
+		m.Fresh = m.Fresh && st.Uptodate
 	}
 }

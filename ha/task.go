@@ -20,6 +20,7 @@ const (
 	TaskAlone   // Epoch
 	TaskOutdate // Epoch
 	TaskStatus
+	TaskJoin // swap: give the former primary some time to join before anything is written
 
 	TaskClaim   // wait until the peer has conceded Drop, or is silent
 	MarkRole    // Role
@@ -28,7 +29,7 @@ const (
 )
 
 var taskNames = [...]string{"", "script", "start replica", "stop replica", "promote", "follow", "demote", "alone",
-	"outdate", "status", "claim", "role", "release", "end"}
+	"outdate", "status", "join", "claim", "role", "release", "end"}
 
 func (k TaskKind) String() string { return taskNames[k] }
 

@@ -1,0 +1,488 @@
+package ha
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// world is a model of two nodes around Step: hosts, daemons, replicas, scripts,
+// heartbeats and the stream, with everything that can happen to them as moves. A
+// world is a value; a move makes another one. explore_test.go walks through it.
+type world struct {
+	n      [2]mnode
+	cut    [2]bool // heartbeats from node i do not arrive
+	acked  uint8   // writes that the application was told are done
+	writes int
+	cuts   bool // heartbeats were cut: split brain is possible
+	forced bool // an administrator overrode what the data said
+	bad    string
+	step   func(State, Event, time.Time) (State, []Action)
+}
+
+// mnode is a host.
+type mnode struct {
+	up, daemon bool
+	s          State
+	say        Beat // what the heartbeats say
+	tasks      []mtask
+	disk       mdisk
+	r          mreplica
+}
+
+// mtask is a task that the driver was given: todo, or done with a result that the
+// automaton does not know yet.
+type mtask struct {
+	run  Run
+	done bool
+	res  Done
+}
+
+// mdisk is what survives a crash.
+type mdisk struct {
+	epoch uint64
+	role  string // as fakeNode.role
+	data  uint8  // the writes it holds
+}
+
+// mreplica is a replica process.
+type mreplica struct {
+	run, primary, frozen, degraded, drained, follow bool
+	fresh                                           bool // in sync in the life of this process, and not outdated since
+	joined, synced, copying                         bool
+	events                                          []ReplicaEvent
+	gone                                            bool // its death is not known yet
+}
+
+// move is something that can happen.
+type move struct {
+	name  string
+	fault bool // not needed for progress
+	do    func(*world)
+}
+
+func newWorld(data bool) *world {
+	w := &world{step: Step}
+	for i := range w.n {
+		w.n[i] = mnode{up: true, daemon: true}
+		w.n[i].s = State{Role: RoleStop, Conf: mconf(i, data), Links: make([]Link, 1)}
+		w.n[i].s.Colour = Red
+		w.n[i].say = w.n[i].s.beat()
+	}
+	return w
+}
+
+func mconf(i int, data bool) Conf {
+	return Conf{Node: "ab"[i : i+1], Peer: "ba"[i : i+1], Second: i == 1, HasData: data, Failover: true,
+		Heartbeats: []string{"default"}, MaxLoop: 100, LoopInterval: 24 * time.Hour}
+}
+
+func (w *world) clone() *world {
+	c := *w
+	for i := range c.n {
+		c.n[i].tasks = slices.Clone(w.n[i].tasks)
+		c.n[i].r.events = slices.Clone(w.n[i].r.events)
+		c.n[i].s = c.n[i].s.clone()
+	}
+	return &c
+}
+
+var modelNow = time.Unix(1_000_000, 0)
+
+func (w *world) fail(format string, args ...any) {
+	if w.bad == "" {
+		w.bad = fmt.Sprintf(format, args...)
+	}
+}
+
+// event gives node i an event.
+func (w *world) event(i int, e Event) {
+	n := &w.n[i]
+	if !n.daemon {
+		return
+	}
+	next, actions := w.step(n.s, e, modelNow)
+	n.s = next
+	n.say = n.s.beat()
+	for _, a := range actions {
+		r, ok := a.(Run)
+		if !ok || slices.ContainsFunc(n.tasks, func(t mtask) bool { return t.run.ID == r.ID && t.run.Task.Kind == TaskScript }) {
+			continue // a script that still runs is adopted
+		}
+		if r.Task.Script == "start_prim" {
+			w.startPrim(i)
+		}
+		n.tasks = append(n.tasks, mtask{run: r})
+	}
+	w.check()
+}
+
+// startPrim is the moment that R12 is about.
+func (w *world) startPrim(i int) {
+	me, other := &w.n[i], &w.n[1-i]
+	if w.cuts || !other.up {
+		return
+	}
+	if other.s.Up&PartPrim != 0 {
+		w.fail("node %d starts the application before node %d has stopped it", i, 1-i)
+	}
+	if me.s.Conf.HasData && !w.forced && w.acked&^me.disk.data != 0 {
+		w.fail("node %d starts the application without the answered writes %b: it has %b", i, w.acked, me.disk.data)
+	}
+}
+
+// check holds what must be true in every state.
+func (w *world) check() {
+	a, b := &w.n[0].s, &w.n[1].s
+	if a.Reign && b.Reign && a.Epoch == b.Epoch {
+		w.fail("both nodes reign in epoch %d", a.Epoch)
+	}
+	for i := range w.n {
+		s := &w.n[i].s
+		if s.Up&PartPrim != 0 && !s.Reign {
+			w.fail("node %d serves without a reign", i)
+		}
+		if s.Reign && s.Released == s.Epoch {
+			w.fail("node %d has released epoch %d and reigns in it", i, s.Epoch)
+		}
+	}
+}
+
+// moves lists what can happen now.
+func (w *world) moves(commands bool) []move {
+	var ms []move
+	add := func(fault bool, do func(*world), format string, args ...any) {
+		ms = append(ms, move{fmt.Sprintf(format, args...), fault, do})
+	}
+	for i := range w.n {
+		n, o := &w.n[i], &w.n[1-i]
+		if n.daemon {
+			hears := o.daemon && !w.cut[1-i]
+			beat := o.say
+			beat.HearsMe = o.s.Links[0] == LinkUp
+			if hears && (n.s.Links[0] != LinkUp || n.s.Peer != beat) {
+				add(false, func(w *world) {
+					w.event(i, Linked{0, LinkUp})
+					w.event(i, Heard{beat})
+				}, "%d hears %v %v", i, beat.Role, beat.Colour)
+			}
+			if n.s.Links[0] != LinkDown && (!o.up || w.cut[1-i]) {
+				add(false, func(w *world) { w.event(i, Linked{0, LinkDown}) }, "%d: heartbeat lost", i)
+			}
+			for k, t := range n.tasks {
+				if !t.done {
+					add(false, func(w *world) { w.exec(i, k) }, "%d does %v %s", i, t.run.Task.Kind, t.run.Task.Script)
+				} else {
+					add(false, func(w *world) {
+						d := w.n[i].tasks[k].res
+						w.n[i].tasks = slices.Delete(w.n[i].tasks, k, k+1)
+						w.event(i, d)
+					}, "%d knows of %v %s", i, t.run.Task.Kind, t.run.Task.Script)
+				}
+			}
+			if len(n.r.events) > 0 {
+				e := n.r.events[0]
+				add(false, func(w *world) {
+					w.n[i].r.events = w.n[i].r.events[1:]
+					w.event(i, Told{e})
+				}, "%d is told %d", i, e.Kind)
+			} else if n.r.gone {
+				add(false, func(w *world) {
+					w.n[i].r.gone = false
+					w.event(i, Gone{})
+				}, "%d: replica gone", i)
+			}
+			add(true, func(w *world) { w.killDaemon(i) }, "%d: daemon killed", i)
+			if commands {
+				for _, c := range []Command{{Name: "start"}, {Name: "stop"}, {Name: "stopstart"}, {Name: "restart"}, {Name: "swap"},
+					{Name: "prim"}, {Name: "second"}, {Name: "forcestop"}} {
+					if n.s.Refusal(c) == nil {
+						add(true, func(w *world) {
+							w.forced = w.forced || c.Name == "prim" || c.Name == "forcestop"
+							w.event(i, Asked{c})
+						}, "%d: command %s", i, c.Name)
+					}
+				}
+			}
+		}
+		if n.up && !n.daemon {
+			add(false, func(w *world) { w.startDaemon(i, false) }, "%d: daemon started", i)
+		}
+		if n.up {
+			add(true, func(w *world) { w.crash(i) }, "%d: host crashes", i)
+		} else {
+			add(false, func(w *world) { w.startDaemon(i, true) }, "%d: host boots", i)
+		}
+		if n.r.run {
+			add(true, func(w *world) { w.killReplica(i, true) }, "%d: replica killed", i)
+		}
+		if n.r.primary && !n.r.frozen && w.writes < 6 && n.r.run {
+			add(true, func(w *world) { w.write(i) }, "%d: write", i)
+		}
+	}
+	if w.n[0].r.joined {
+		add(true, func(w *world) { w.unjoin() }, "stream breaks")
+	}
+	for i := range w.n {
+		p, f := &w.n[i].r, &w.n[1-i].r
+		if w.canJoin(i) {
+			add(false, func(w *world) { w.join(i) }, "%d joins %d", 1-i, i)
+		}
+		if p.joined && !p.synced && p.primary {
+			add(false, func(w *world) { w.sync(i) }, "%d synced", 1-i)
+		}
+		_ = f
+	}
+	return ms
+}
+
+func (w *world) write(i int) {
+	n, o := &w.n[i], &w.n[1-i]
+	bit := uint8(1) << w.writes
+	w.writes++
+	n.disk.data |= bit
+	if n.r.joined && n.r.synced {
+		o.disk.data |= bit
+	}
+	w.acked |= bit
+	if !n.r.joined && !w.cuts && n.s.Conf.HasData && o.up && w.promotable(1-i) {
+		w.fail("node %d answers alone while node %d could be promoted as up to date", i, 1-i)
+	}
+}
+
+// promotable says that node i could become primary without being forced.
+func (w *world) promotable(i int) bool {
+	s := &w.n[i].s
+	return s.Role == RoleSecond && s.Fresh && w.n[i].r.fresh
+}
+
+func (w *world) canJoin(i int) bool {
+	n, o := &w.n[i], &w.n[1-i]
+	for _, t := range n.tasks {
+		if t.run.Task.Kind == TaskAlone && !t.done {
+			return false // no call takes as long as a join, a synchronisation and a loss
+		}
+	}
+	return n.r.run && o.r.run && n.r.primary && !n.r.degraded && o.r.follow && !n.r.joined && !o.r.joined && o.disk.epoch <= n.disk.epoch
+}
+
+func (w *world) tell(i int, k ReplicaEventKind, epoch uint64) {
+	w.n[i].r.events = append(w.n[i].r.events, ReplicaEvent{Kind: k, Epoch: epoch})
+}
+
+func (w *world) join(i int) {
+	n, o := &w.n[i], &w.n[1-i]
+	n.r.joined, o.r.joined, n.r.frozen = true, true, false
+	if o.disk.role != "clean" || o.disk.data != n.disk.data {
+		n.r.copying = true
+		o.r.fresh = false
+		o.disk.role, o.disk.epoch, n.disk.role = "syncing", n.disk.epoch, "alone"
+	}
+	w.tell(i, PeerJoined, n.disk.epoch)
+	w.tell(1-i, PeerJoined, n.disk.epoch)
+}
+
+func (w *world) sync(i int) {
+	n, o := &w.n[i], &w.n[1-i]
+	n.r.synced, o.r.synced, n.r.copying = true, true, false
+	n.disk.role = "connected"
+	o.r.fresh = true
+	o.disk.role, o.disk.data, o.disk.epoch = "second", n.disk.data, n.disk.epoch
+	w.tell(i, Synced, n.disk.epoch)
+	w.tell(1-i, Synced, n.disk.epoch)
+}
+
+func (w *world) unjoin() {
+	for i := range w.n {
+		r := &w.n[i].r
+		if !r.joined {
+			continue
+		}
+		if r.primary {
+			r.frozen = !r.copying
+		}
+		r.joined, r.synced, r.copying = false, false, false
+		if r.run {
+			w.tell(i, PeerLost, w.n[i].disk.epoch)
+		}
+	}
+}
+
+func (w *world) killReplica(i int, told bool) {
+	if w.n[i].r.joined {
+		w.unjoin()
+	}
+	w.n[i].r = mreplica{gone: told}
+	for k := range w.n[i].tasks {
+		if t := &w.n[i].tasks[k]; !t.done && t.run.Task.Kind != TaskScript && t.run.Task.Kind != TaskStart {
+			t.done, t.res = true, Done{ID: t.run.ID, Err: errors.New("the replica died")}
+		}
+	}
+}
+
+func (w *world) crash(i int) {
+	w.killReplica(i, false)
+	w.n[i].up, w.n[i].daemon, w.n[i].tasks = false, false, nil
+	w.n[i].s.Up = 0 // the application died with the host
+	if w.n[i].s.Reign {
+		w.n[i].s.Reign = false
+	}
+}
+
+// killDaemon forgets what only the daemon knew: results that were under way and
+// calls to the replica (made or not).
+func (w *world) killDaemon(i int) {
+	n := &w.n[i]
+	n.daemon = false
+	n.tasks = slices.DeleteFunc(n.tasks, func(t mtask) bool { return t.run.Task.Kind != TaskScript })
+	n.r.gone = false // events are kept for the next daemon
+}
+
+// startDaemon: what is durable of the state is what JSON keeps.
+func (w *world) startDaemon(i int, boot bool) {
+	n := &w.n[i]
+	n.up, n.daemon = true, true
+	saved, err := decodeSaved(encodeSaved(saved{State: n.s}))
+	if err != nil {
+		w.fail("ha.state: %v", err)
+		return
+	}
+	conf := n.s.Conf
+	n.s = saved.State
+	n.s.Conf, n.s.Links = conf, make([]Link, 1)
+	w.event(i, Adopted{Reboot: boot, Found: n.r.run, Status: w.status(i)})
+	if !boot {
+		return
+	}
+	n.tasks = nil
+}
+
+func (w *world) status(i int) ReplicaStatus {
+	n := &w.n[i]
+	return ReplicaStatus{Role: n.disk.role, Epoch: n.disk.epoch, Uptodate: n.r.primary || n.r.fresh || n.disk.role == "alone",
+		Consistent: n.disk.role != "syncing", Connected: n.r.joined, Synced: n.r.synced, Frozen: n.r.frozen, Degraded: n.r.degraded}
+}
+
+// exec does what task k of node i asks for.
+func (w *world) exec(i, k int) {
+	n := &w.n[i]
+	t := n.tasks[k].run
+	r := &n.r
+	var err error
+	if t.Task.Kind != TaskScript && t.Task.Kind != TaskStart && t.Task.Kind != TaskJoin && !r.run {
+		err = ErrNoReplica
+	} else {
+		switch t.Task.Kind {
+		case TaskStart:
+			if r.run {
+				w.killReplica(i, false)
+			}
+			*r = mreplica{run: true, degraded: t.Task.Degraded}
+		case TaskStop:
+			if t.Task.Clean && n.disk.role == "second" {
+				n.disk.role = "clean"
+			}
+			if r.joined {
+				w.unjoin()
+			}
+			*r = mreplica{}
+		case TaskPromote:
+			err = w.promote(i, t.Task)
+		case TaskAlone:
+			if r.primary && !r.joined {
+				w.alone(i)
+			}
+		case TaskFollow:
+			switch {
+			case r.primary:
+				err = errors.New("it is a primary")
+			case !r.follow || t.Task.Full:
+				if r.joined {
+					w.unjoin()
+				}
+				r.follow = true
+			}
+		case TaskOutdate:
+			if r.joined {
+				w.unjoin()
+			}
+			r.fresh, r.follow = false, false
+			if n.disk.role != "syncing" {
+				n.disk.role = "outdated"
+			}
+		case TaskDemote:
+			if r.primary && r.frozen {
+				err = errors.New("the stream is broken")
+			} else {
+				if r.primary {
+					if r.joined && !r.copying {
+						n.disk.role = "clean"
+					} else {
+						n.disk.role = "alone"
+					}
+				}
+				r.primary = false
+				if r.joined {
+					w.unjoin()
+				}
+			}
+		}
+	}
+	d := Done{ID: t.ID, Err: err}
+	if err == nil && t.Task.Kind != TaskScript && t.Task.Kind != TaskJoin {
+		d.Status = w.status(i)
+	}
+	n.tasks[k].done, n.tasks[k].res = true, d
+}
+
+func (w *world) promote(i int, t Task) error {
+	n := &w.n[i]
+	if !n.r.primary {
+		switch role := n.disk.role; {
+		case role == "syncing" && t.Forced < ForcePrimforce:
+			return ErrInconsistent
+		case role != "alone" && !(role == "second" && n.r.fresh) && t.Forced < ForcePrim:
+			return ErrNotUptodate
+		}
+	}
+	if n.r.joined {
+		w.unjoin()
+	}
+	n.r.primary, n.r.frozen, n.r.drained, n.r.follow = true, true, false, false
+	n.disk.epoch, n.disk.role = t.Epoch, "connected"
+	return nil
+}
+
+func (w *world) alone(i int) {
+	n := &w.n[i]
+	n.r.frozen, n.disk.role = false, "alone"
+	if !w.cuts && w.n[1-i].up && w.promotable(1-i) {
+		w.fail("node %d goes on alone while node %d could be promoted as up to date", i, 1-i)
+	}
+}
+
+// key identifies a world up to the numbers of tasks.
+func (w *world) key() string {
+	b := fmt.Appendf(nil, "%v %b %d %v %v|", w.cut, w.acked, w.writes, w.cuts, w.forced)
+	for i := range w.n {
+		n := w.n[i]
+		s := n.s
+		nz := func(v uint64) uint64 { return min(v, 1) }
+		for _, t := range n.tasks {
+			who := 'x'
+			switch t.run.ID {
+			case s.CurID:
+				who = 'c'
+			case s.Alone:
+				who = 'a'
+			case s.Yield:
+				who = 'y'
+			}
+			b = fmt.Appendf(b, "%c%v%v%v;", who, t.run.Task, t.done, t.res.Err)
+		}
+		s.TaskID, s.CurID, s.Alone, s.Yield = 0, nz(s.CurID), nz(s.Alone), nz(s.Yield)
+		b = fmt.Appendf(b, "%v %v %v %v %v|", n.up, n.daemon, n.disk, n.r, s)
+	}
+	return string(b)
+}
