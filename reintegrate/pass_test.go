@@ -217,7 +217,10 @@ func (m *mutator) step() bool {
 			}
 			p.do(&journal.Op{Kind: journal.KindWrite, ID: id, Off: int64(r.IntN(100)), Data: m.bytes(40)})
 			if r.IntN(2) == 0 {
-				return p.do(&journal.Op{Kind: journal.KindLink, ID: id, Parent: dir, Name: name})
+				// Named, then closed: it must not go on SECOND, which may not have
+				// the name yet.
+				return p.do(&journal.Op{Kind: journal.KindLink, ID: id, Parent: dir, Name: name}) &&
+					p.do(&journal.Op{Kind: journal.KindRelease, ID: id})
 			}
 			return true
 		case 1, 2: // a name for something that is there
