@@ -33,6 +33,8 @@ func normalise(commands []*cli.Command, argv []string) []string {
 			i = len(argv)
 		case arg == "-r" && len(words) == 0:
 			return append([]string{argv[0], "run", "--"}, argv[i+1:]...)
+		case arg == "-H" || arg == "-E" || arg == "-G":
+			return []string{argv[0], arg} // distributed commands: refused as a whole
 		case len(arg) < 2 || arg[0] != '-':
 			words = append(words, arg)
 		default:
@@ -52,7 +54,9 @@ func normalise(commands []*cli.Command, argv []string) []string {
 		}
 		out, words, commands = append(out, c.Name), words[1:], c.Subcommands
 	}
-	out = append(out, flags...)
+	if len(words) == 0 || len(commands) == 0 { // else words[0] is no command: that is to be reported, no flag
+		out = append(out, flags...)
+	}
 	if len(words) > 0 {
 		out = append(append(out, "--"), words...)
 	}
