@@ -1,0 +1,8 @@
+// Package e2e holds the tests of skfs as a whole, on hosts made of namespaces:
+// package lab makes the hosts, pair puts skfs on two of them, tree compares what
+// they have on disk, exercise works on their files, ledger notes outside of them
+// what was acknowledged.
+//
+// The tests need root. E2E_LONG=1 runs them to the full (make e2e-long),
+// E2E_RACE=1 builds the skfs under test with the race detector.
+package e2e

@@ -1,0 +1,268 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skfs/skfs/e2e/pair"
+)
+
+// scenario is a pair under one of the guide's tests: it remembers where the logs
+// of both hosts were when the test began, and reads on from there.
+type scenario struct {
+	*pair.Pair
+	t     *testing.T
+	marks [2]pair.Mark
+}
+
+// begin starts a scenario of the guide.
+func begin(t *testing.T, p *pair.Pair) *scenario {
+	t.Helper()
+	s := &scenario{Pair: p, t: t}
+	for i := range p.Nodes {
+		s.mark(i)
+	}
+	return s
+}
+
+// mark forgets what host i has logged so far.
+func (s *scenario) mark(i int) {
+	s.t.Helper()
+	within(s.t, patience, func(ctx context.Context) (err error) {
+		s.marks[i], err = s.Nodes[i].Mark(ctx)
+		return err
+	})
+}
+
+// do gives a command for the module to host i.
+func (s *scenario) do(i int, command ...string) {
+	s.t.Helper()
+	within(s.t, patience, func(ctx context.Context) error { return s.Nodes[i].Do(ctx, command...) })
+}
+
+// await waits for both hosts to be stable in these states.
+func (s *scenario) await(first, second string) {
+	s.t.Helper()
+	within(s.t, patience, func(ctx context.Context) error { return s.Await(ctx, first, second) })
+}
+
+// logged waits until the log of host i has these messages in this order.
+func (s *scenario) logged(i int, want ...string) {
+	s.t.Helper()
+	within(s.t, patience, func(ctx context.Context) error { return s.Nodes[i].AwaitLog(ctx, s.marks[i], want...) })
+}
+
+// notLogged says that the log of host i has nothing of the kind.
+func (s *scenario) notLogged(i int, unwanted string) {
+	s.t.Helper()
+	within(s.t, patience, func(ctx context.Context) error { return s.Nodes[i].Absent(ctx, s.marks[i], unwanted) })
+}
+
+// shows says that host i names this state and this one of the other host.
+func (s *scenario) shows(i int, state, remote string) {
+	s.t.Helper()
+	within(s.t, patience, func(ctx context.Context) error {
+		got, err := s.Nodes[i].State(ctx)
+		if err == nil && (got.State != state || got.Remote != remote) {
+			s.t.Errorf("%s is %s and sees %s; expected %s and %s", s.Nodes[i].Name(), got.State, got.Remote, state, remote)
+		}
+		return err
+	})
+}
+
+// application is a module whose scripts leave traces of the application: a
+// pretended process that the script of each side starts and stops, seen in
+// running, and a line for every script in the directory that both share.
+var application = pair.Config{
+	StartPrim: "echo start $(hostname) >>/replicated/scripts; touch /run/application",
+	StopPrim:  "test \"$1\" = force || echo stop $(hostname) >>/replicated/scripts; rm -f /run/application",
+}
+
+// runs says on which hosts the application runs.
+func (s *scenario) runs(want ...bool) {
+	s.t.Helper()
+	for i, w := range want {
+		if !s.Nodes[i].On() {
+			continue
+		}
+		_, err := os.Stat(s.Nodes[i].Path("/run/application"))
+		if got := err == nil; got != w {
+			s.t.Errorf("the application runs on %s: %v, expected %v", s.Nodes[i].Name(), got, w)
+		}
+	}
+}
+
+// The guide's tests of a mirror module, one after the other on one pair
+// (§4.2.1 to §4.2.5).
+func TestCommands(t *testing.T) {
+	p := newPair(t, application)
+
+	t.Run("4.2.1 start on both hosts", func(t *testing.T) {
+		s := begin(t, p)
+		// New data: nobody can know which side is right, so the first is told.
+		s.do(0, "prim")
+		s.do(1, "start")
+		s.await("PRIM", "SECOND")
+		s.logged(0, "Action prim called by", "Script start_prim", "Remote state SECOND green", "Local state PRIM green")
+		s.logged(1, "Action start called by", "Local state SECOND green", "Remote state PRIM green")
+		s.notLogged(1, "Script start_prim")
+		s.shows(0, "PRIM green", "SECOND green")
+		s.shows(1, "SECOND green", "PRIM green")
+		s.runs(true, false)
+	})
+	t.Run("4.2.2 stop on the primary", func(t *testing.T) {
+		s := begin(t, p)
+		s.do(0, "stop")
+		s.await("STOP", "ALONE")
+		s.logged(0, "Action stop called by", "Script stop_prim", "End of stop", "Local state STOP red")
+		s.logged(1, "Reason of failover: remote stop", "Script start_prim", "Local state ALONE green")
+		s.runs(false, true)
+	})
+	t.Run("4.2.3 start of the stopped host", func(t *testing.T) {
+		s := begin(t, p)
+		s.do(0, "start")
+		s.await("SECOND", "PRIM")
+		s.logged(0, "Action start called by", "Local state SECOND green")
+		s.notLogged(0, "Script start_prim")
+		s.notLogged(1, "Script") // the application goes on
+		s.runs(false, true)
+	})
+	t.Run("4.2.4 restart on the primary", func(t *testing.T) {
+		s := begin(t, p)
+		s.do(1, "restart")
+		s.logged(1, "Action restart called by", "Local state PRIM magenta", "Script stop_prim", "Script start_prim", "Local state PRIM green")
+		s.await("SECOND", "PRIM")
+		s.notLogged(0, "Local state")
+		s.runs(false, true)
+	})
+	t.Run("4.2.5 swap", func(t *testing.T) {
+		s := begin(t, p)
+		s.do(1, "swap")
+		s.logged(1, "Action swap called by", "Transition SWAP from SYSTEM", "Begin of Swap", "Script stop_prim")
+		s.logged(0, "Begin of Swap", "Script start_prim")
+		s.await("PRIM", "SECOND")
+		s.notLogged(0, "Action swap")
+		s.notLogged(0, "Transition SWAP")
+		s.runs(true, false)
+	})
+	t.Run("swap asked of the second", func(t *testing.T) {
+		s := begin(t, p)
+		s.do(1, "swap")
+		s.await("SECOND", "PRIM")
+		s.logged(1, "Action swap called by", "Begin of Swap", "Script start_prim")
+		s.logged(0, "Begin of Swap", "Script stop_prim")
+		s.runs(false, true)
+	})
+	t.Run("scripts alternated", func(t *testing.T) {
+		same(t, p)
+		got, err := os.ReadFile(p.Nodes[1].Path("/replicated/scripts"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"start node1", "stop node1", "start node2", "stop node2", "start node2", "stop node2", "start node1", "stop node1", "start node2"}
+		if lines := strings.Split(strings.TrimSpace(string(got)), "\n"); strings.Join(lines, ";") != strings.Join(want, ";") {
+			t.Errorf("scripts ran in the order %q, expected %q", lines, want)
+		}
+	})
+}
+
+// §4.2.7: what replication does with files, and what reintegration does.
+func TestFileReplication(t *testing.T) {
+	p := started(t, application)
+	s := begin(t, p)
+	write := func(i int, name, content string) {
+		t.Helper()
+		if err := os.WriteFile(p.Nodes[i].Path(filepath.Join("/replicated", name)), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(i int, name, content string) {
+		t.Helper()
+		got, err := os.ReadFile(p.Nodes[i].Path(filepath.Join("/replicated", name)))
+		if err != nil || string(got) != content {
+			t.Errorf("%s has %q in %s (%v), expected %q", p.Nodes[i].Name(), got, name, err, content)
+		}
+	}
+	write(0, "file1.txt", "one")
+	same(t, p)
+	expect(1, "file1.txt", "one")
+	if err := os.Remove(p.Nodes[1].Path("/replicated/file1.txt")); !errors.Is(err, unix.EROFS) {
+		t.Errorf("removing a file on the second: %v, expected %v", err, unix.EROFS)
+	}
+
+	s.do(0, "stop")
+	s.await("STOP", "ALONE")
+	big := strings.Repeat("replicated data ", 8<<20/16)
+	write(1, "file2.txt", big)
+	if err := os.Remove(p.Nodes[1].Path("/replicated/file1.txt")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(p.Nodes[0].Path("/replicated/file2.txt")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a stopped host got file2.txt: %v", err)
+	}
+
+	s.mark(0)
+	s.do(0, "start")
+	s.logged(0, "Local state SECOND magenta", "Updating directory tree from /replicated", "Copied ", "Reintegration ended (synchronize)", "Local state SECOND green")
+	s.await("SECOND", "PRIM")
+	same(t, p)
+	expect(0, "file2.txt", big)
+	if _, err := os.Stat(p.Nodes[0].Path("/replicated/file1.txt")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file removed meanwhile is back: %v", err)
+	}
+}
+
+// §4.2.8: the primary host is shut down in order.
+func TestShutdown(t *testing.T) {
+	p := started(t, application)
+	s := begin(t, p)
+	within(t, patience, func(ctx context.Context) error {
+		_, err := p.Nodes[0].Skfs(ctx, "shutdown")
+		return err
+	})
+	s.logged(0, "Action shutdown called by SYSTEM", "Script stop_prim", "End of stop")
+	if err := p.Nodes[0].PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	s.logged(1, "Reason of failover: remote stop", "Script start_prim")
+	within(t, patience, func(ctx context.Context) error { return p.Nodes[1].Await(ctx, "ALONE") })
+	s.runs(false, true)
+	within(t, patience, p.Nodes[0].BootNode)
+	s.mark(0)
+	s.notLogged(0, "Previous halt unexpected")
+	s.do(0, "start")
+	s.await("SECOND", "PRIM")
+	same(t, p)
+}
+
+// §4.2.9: the primary host loses its power.
+func TestPowerOff(t *testing.T) {
+	p := started(t, application)
+	s := begin(t, p)
+	if err := os.WriteFile(p.Nodes[0].Path("/replicated/file"), []byte("acknowledged"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Nodes[0].PowerOff(); err != nil {
+		t.Fatal(err)
+	}
+	s.logged(1, "Resource heartbeat.default set to down by heart")
+	s.logged(1, "Resource heartbeat.flow set to down by heart")
+	s.logged(1, "Remote state UNKNOWN grey", "Reason of failover: no heartbeat", "Script start_prim", "Local state ALONE green")
+	within(t, patience, func(ctx context.Context) error { return p.Nodes[1].Await(ctx, "ALONE") })
+	s.runs(false, true)
+	if got, err := os.ReadFile(p.Nodes[1].Path("/replicated/file")); string(got) != "acknowledged" {
+		t.Fatalf("after the takeover the file has %q, %v", got, err)
+	}
+	within(t, patience, p.Nodes[0].BootNode)
+	s.logged(0, "Previous halt unexpected")
+	s.do(0, "start")
+	s.await("SECOND", "PRIM")
+	s.runs(false, true)
+	same(t, p)
+}

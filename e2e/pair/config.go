@@ -1,0 +1,73 @@
+package pair
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/skfs/skfs/e2e/lab"
+)
+
+// Config is the module that both hosts run.
+type Config struct {
+	Dirs      []string // replicated directories, default /replicated
+	Async     string   // default "second"
+	TimeoutMs int      // of the heartbeats, default 2500
+	StartPrim string   // shell commands of the script start_prim
+	StopPrim  string   // shell commands of the script stop_prim, which is called twice: $1 is force the second time
+	RFS       string   // more attributes of <rfs>, such as nbremconn="2"
+}
+
+func (c Config) withDefaults() Config {
+	if c.Dirs == nil {
+		c.Dirs = []string{"/replicated"}
+	}
+	if c.Async == "" {
+		c.Async = "second"
+	}
+	if c.TimeoutMs == 0 {
+		c.TimeoutMs = 2500
+	}
+	return c
+}
+
+// userconfig is the module's userconfig.xml. maxloop is out of the way: hosts are
+// killed far more often here than anywhere else.
+func (c Config) userconfig() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `<?xml version="1.0" encoding="UTF-8"?>
+<!DOCTYPE safe>
+<safe>
+  <service mode="mirror" defaultprim="alone" maxloop="1000" loop_interval="24" failover="on">
+    <heart pulse="%d" timeout="%d">
+      <heartbeat name="default"/>
+      <heartbeat name="repli" ident="flow"/>
+    </heart>
+    <rfs async=%q acl="on" %s>
+`, c.TimeoutMs/5, c.TimeoutMs, c.Async, c.RFS)
+	for _, d := range c.Dirs {
+		fmt.Fprintf(&b, "      <replicated dir=%q mode=\"read_only\"/>\n", d)
+	}
+	b.WriteString(`    </rfs>
+    <user nicestoptimeout="30" forcestoptimeout="30" logging="userlog"/>
+  </service>
+</safe>
+`)
+	return b.String()
+}
+
+func script(commands string) string { return "#!/bin/sh\n" + commands + "\n" }
+
+// clusterXML names the hosts on both networks.
+func clusterXML(nodes []*lab.Host) string {
+	var b strings.Builder
+	b.WriteString("<cluster>\n  <lans>\n")
+	for _, network := range []string{"default", "repli"} {
+		fmt.Fprintf(&b, "    <lan name=%q>\n", network)
+		for _, n := range nodes {
+			fmt.Fprintf(&b, "      <node name=%q addr=%q/>\n", n.Name(), n.Addr(network))
+		}
+		b.WriteString("    </lan>\n")
+	}
+	b.WriteString("  </lans>\n</cluster>\n")
+	return b.String()
+}

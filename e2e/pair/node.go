@@ -1,0 +1,275 @@
+package pair
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skfs/skfs/e2e/lab"
+)
+
+// Node is a host with skfs.
+type Node struct {
+	*lab.Host
+	skfs string
+	dir  string // on the machine, for what the host writes outside of its disks
+	peer *Node
+
+	mu     sync.Mutex
+	daemon *lab.Started
+}
+
+// Peer is the other node.
+func (n *Node) Peer() *Node { return n.peer }
+
+// StartDaemon starts the daemon and returns when it says that it is ready.
+func (n *Node) StartDaemon(ctx context.Context) error {
+	notify := filepath.Join(n.dir, "notify.sock")
+	os.Remove(notify)
+	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("daemon of %s: %w", n.Name(), err)
+	}
+	defer ready.Close()
+	out, err := os.OpenFile(n.daemonLog(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		return fmt.Errorf("daemon of %s: %w", n.Name(), err)
+	}
+	defer out.Close()
+	cmd := n.Command(context.WithoutCancel(ctx), n.skfs, "daemon", "--node", n.Name())
+	cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+notify)
+	cmd.Stdout, cmd.Stderr = out, out
+	daemon, err := n.Start(cmd)
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	n.daemon = daemon
+	n.mu.Unlock()
+	// Whatever ends the wait closes the socket, which ends the read.
+	heard := make(chan error, 1)
+	go func() {
+		buf := make([]byte, 512)
+		for {
+			k, err := ready.Read(buf)
+			if err != nil || slices.Contains(strings.Split(string(buf[:k]), "\n"), "READY=1") {
+				heard <- err
+				return
+			}
+		}
+	}()
+	select {
+	case err = <-heard:
+	case <-daemon.Done():
+		err = fmt.Errorf("it ended: %w", daemon.Wait())
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		return fmt.Errorf("daemon of %s: %w\n%s", n.Name(), err, n.logs())
+	}
+	return nil
+}
+
+func (n *Node) daemonLog() string { return filepath.Join(n.dir, "daemon.log") }
+
+// KillDaemon kills the daemon, and nothing else, with SIGKILL.
+func (n *Node) KillDaemon() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.daemon == nil {
+		return fmt.Errorf("%s has no daemon", n.Name())
+	}
+	if err := (lab.Process{PID: n.daemon.PID()}).Kill(); err != nil {
+		return fmt.Errorf("kill the daemon of %s: %w", n.Name(), err)
+	}
+	n.daemon.Wait() // that it was killed is no news
+	n.daemon = nil
+	return nil
+}
+
+// Replicas returns the replica processes of the host.
+func (n *Node) Replicas() ([]lab.Process, error) {
+	all, err := n.Processes()
+	return slices.DeleteFunc(all, func(p lab.Process) bool {
+		return len(p.Args) < 2 || filepath.Base(p.Args[0]) != filepath.Base(n.skfs) || p.Args[1] != "replica"
+	}), err
+}
+
+// Skfs runs a command of skfs on the host and returns its output.
+func (n *Node) Skfs(ctx context.Context, args ...string) (string, error) {
+	return n.Run(ctx, n.skfs, args...)
+}
+
+// Do runs a command for the module.
+func (n *Node) Do(ctx context.Context, command ...string) error {
+	_, err := n.Skfs(ctx, append(command, "-m", Module)...)
+	return err
+}
+
+// State is what the host says of the module, and of the other host.
+type State struct {
+	State    string // "PRIM green"
+	Remote   string
+	Epoch    uint64
+	Degraded bool
+	Why      string // why it waits
+}
+
+// State asks the host for the module's state.
+func (n *Node) State(ctx context.Context) (State, error) {
+	out, err := n.Skfs(ctx, "state", "-m", Module, "--json")
+	if err != nil {
+		return State{}, err
+	}
+	var m struct {
+		State struct {
+			Role, Colour, Remote, RemoteCol, Why string
+			Epoch                                uint64
+			Degraded                             bool
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &m); err != nil {
+		return State{}, fmt.Errorf("state of %s: %w in %q", n.Name(), err, out)
+	}
+	s := m.State
+	return State{State: s.Role + " " + s.Colour, Remote: s.Remote + " " + s.RemoteCol, Epoch: s.Epoch, Degraded: s.Degraded, Why: s.Why}, nil
+}
+
+// Await waits until the module is stable (red or green) in a state.
+func (n *Node) Await(ctx context.Context, role string) error {
+	if _, err := n.Skfs(ctx, "waitstate", "-m", Module, role); err != nil {
+		return fmt.Errorf("%s does not become %s: %w\n%s", n.Name(), role, err, n.bothLogs())
+	}
+	return nil
+}
+
+// Mark is a place in the module's log.
+type Mark int
+
+// Mark returns the present end of the module's log.
+func (n *Node) Mark(ctx context.Context) (Mark, error) {
+	lines, err := n.log(ctx)
+	return Mark(len(lines)), err
+}
+
+// allLines is more than a log of a test has.
+const allLines = "1000000"
+
+func (n *Node) log(ctx context.Context) ([]string, error) {
+	out, err := n.Skfs(ctx, "log", "-m", Module, "-I", "-s", allLines)
+	if err != nil {
+		return nil, err
+	}
+	return strings.Split(strings.TrimSuffix(out, "\n"), "\n"), nil
+}
+
+// text is the message of a line "| date | source | level | message".
+func text(line string) string {
+	parts := strings.SplitN(line, " | ", 4)
+	return parts[len(parts)-1]
+}
+
+// AwaitLog waits until the module's log has, after mark, messages that contain
+// these texts in this order.
+func (n *Node) AwaitLog(ctx context.Context, after Mark, want ...string) error {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	viewing, stop := context.WithCancel(ctx)
+	cmd := n.Command(viewing, n.skfs, "logview", "-m", Module, "-I", "-s", allLines)
+	cmd.Stdout, cmd.Stderr = w, w
+	cmd.Cancel = func() error { return errors.Join(cmd.Process.Kill(), r.SetReadDeadline(time.Now())) }
+	view, err := n.Start(cmd)
+	w.Close()
+	if err != nil {
+		stop()
+		return err
+	}
+	defer view.Wait()
+	defer stop()
+	at, missing := Mark(0), want
+	lines := bufio.NewReader(r)
+	for len(missing) > 0 {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			if err == io.EOF || ctx.Err() != nil {
+				err = ctx.Err()
+			}
+			return fmt.Errorf("the log of %s does not get %q (of %q): %w\n%s", n.Name(), missing[0], want, err, n.bothLogs())
+		}
+		if at++; at > after && strings.Contains(text(line), missing[0]) {
+			missing = missing[1:]
+		}
+	}
+	return nil
+}
+
+// Absent says that the log has no message with the text after mark.
+func (n *Node) Absent(ctx context.Context, after Mark, unwanted string) error {
+	lines, err := n.log(ctx)
+	if err != nil {
+		return err
+	}
+	for i, line := range lines {
+		if Mark(i) >= after && strings.Contains(text(line), unwanted) {
+			return fmt.Errorf("the log of %s has %q\n%s", n.Name(), line, n.bothLogs())
+		}
+	}
+	return nil
+}
+
+func (n *Node) bothLogs() string { return n.logs() + n.peer.logs() }
+
+// logs returns the end of every log of the host, read from its disks, so that it
+// does not matter what still runs.
+func (n *Node) logs() string {
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	var b strings.Builder
+	if out, err := n.Skfs(ctx, "state", "-v", "-m", Module); err != nil {
+		fmt.Fprintf(&b, "== %s: state: %v\n", n.Name(), err)
+	} else {
+		fmt.Fprintf(&b, "== %s: state\n%s\n", n.Name(), out)
+	}
+	if out, err := n.Skfs(ctx, "log", "-m", Module, "-I", "-s", "80"); err != nil {
+		fmt.Fprintf(&b, "== %s: log: %v\n", n.Name(), err)
+	} else {
+		fmt.Fprintf(&b, "== %s: log\n%s\n", n.Name(), out)
+	}
+	files := map[string]string{"daemon.log": n.daemonLog()}
+	if vars, err := n.Backing(safeVar); err == nil {
+		for _, name := range []string{"replica.log", "userlog.ulog"} {
+			files[name] = filepath.Join(vars, "modules", Module, name)
+		}
+	}
+	for _, name := range []string{"daemon.log", "replica.log", "userlog.ulog"} {
+		data, err := os.ReadFile(files[name])
+		if err != nil {
+			continue
+		}
+		const tail = 6000
+		fmt.Fprintf(&b, "== %s: %s\n%s\n", n.Name(), name, data[max(0, len(data)-tail):])
+	}
+	return b.String()
+}
+
+// BootNode switches the host on and starts its daemon.
+func (n *Node) BootNode(ctx context.Context) error {
+	if err := n.Boot(); err != nil {
+		return err
+	}
+	return n.StartDaemon(ctx)
+}

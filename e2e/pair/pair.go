@@ -1,0 +1,203 @@
+package pair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skfs/skfs/e2e/lab"
+	"github.com/skfs/skfs/e2e/tree"
+)
+
+const (
+	safe    = "/opt/skfs"
+	safeVar = "/var/lib/skfs"
+)
+
+// Module is the name of the module.
+const Module = "mirror"
+
+// Options of a pair.
+type Options struct {
+	Lab    lab.Options
+	Skfs   string   // path of the skfs binary
+	Config Config   // of the module
+	Disk   lab.Disk // how the disks under the replicated directories are made; its Path is not used
+	Logf   func(format string, args ...any)
+}
+
+// Pair is two hosts that mirror a module, and a client.
+type Pair struct {
+	Lab    *lab.Lab
+	Nodes  [2]*Node
+	Client *lab.Host
+	config Config
+}
+
+// New makes the hosts, starts a daemon on the two and configures the module. It
+// is not started. The caller closes the pair.
+func New(ctx context.Context, o Options) (_ *Pair, err error) {
+	o.Config = o.Config.withDefaults()
+	l, err := lab.New(o.Lab)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pair{Lab: l, config: o.Config}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	env := []string{"SAFE=" + safe, "SAFEVAR=" + safeVar}
+	disks := []lab.Disk{{Path: safe}, {Path: safeVar}}
+	for _, d := range o.Config.Dirs {
+		disk := o.Disk
+		disk.Path = d
+		disks = append(disks, disk)
+	}
+	for i := range p.Nodes {
+		h, err := l.AddHost(lab.HostSpec{Name: fmt.Sprintf("node%d", i+1), Disks: disks, Env: env})
+		if err != nil {
+			return nil, err
+		}
+		p.Nodes[i] = &Node{Host: h, skfs: o.Skfs, dir: filepath.Join(l.Dir(), h.Name())}
+	}
+	p.Nodes[0].peer, p.Nodes[1].peer = p.Nodes[1], p.Nodes[0]
+	if p.Client, err = l.AddHost(lab.HostSpec{Name: "client"}); err != nil {
+		return nil, err
+	}
+	return p, p.each(func(n *Node) error {
+		if err := n.StartDaemon(ctx); err != nil {
+			return err
+		}
+		return p.configure(ctx, n)
+	})
+}
+
+// each does something on both hosts at once.
+func (p *Pair) each(do func(*Node) error) error {
+	var g errgroup.Group
+	for _, n := range p.Nodes {
+		g.Go(func() error { return do(n) })
+	}
+	return g.Wait()
+}
+
+// configure gives the host cluster and module, as an administrator would.
+func (p *Pair) configure(ctx context.Context, n *Node) error {
+	cluster := filepath.Join(n.dir, "cluster.xml")
+	if err := os.WriteFile(cluster, []byte(clusterXML([]*lab.Host{p.Nodes[0].Host, p.Nodes[1].Host})), 0o644); err != nil {
+		return err
+	}
+	if _, err := n.Skfs(ctx, "cluster", "config", cluster); err != nil {
+		return err
+	}
+	if _, err := n.Skfs(ctx, "module", "install", "-m", Module); err != nil {
+		return err
+	}
+	for file, content := range map[string]string{
+		"conf/userconfig.xml": p.config.userconfig(),
+		"bin/start_prim":      script(p.config.StartPrim),
+		"bin/stop_prim":       script(p.config.StopPrim),
+	} {
+		path := n.Path(filepath.Join(safe, "modules", Module, file))
+		if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
+			return err
+		}
+	}
+	_, err := n.Skfs(ctx, "config", "-m", Module)
+	return err
+}
+
+// Start starts the module on both hosts: on the first, which may be told to be
+// primary although nothing is known of the data yet, then on the second. It
+// returns when they are PRIM and SECOND, both green.
+func (p *Pair) Start(ctx context.Context) error {
+	if _, err := p.Nodes[0].Skfs(ctx, "prim", "-m", Module); err != nil {
+		return err
+	}
+	if _, err := p.Nodes[1].Skfs(ctx, "second", "-m", Module); err != nil {
+		return err
+	}
+	return p.Await(ctx, "PRIM", "SECOND")
+}
+
+// Await waits until the hosts are stable in these states.
+func (p *Pair) Await(ctx context.Context, first, second string) error {
+	if err := p.Nodes[0].Await(ctx, first); err != nil {
+		return err
+	}
+	return p.Nodes[1].Await(ctx, second)
+}
+
+// Compare compares what the two hosts have on disk under every replicated
+// directory.
+func (p *Pair) Compare(ctx context.Context) (*tree.Result, error) {
+	var total tree.Result
+	for _, d := range p.config.Dirs {
+		a, err := p.Nodes[0].Backing(d)
+		if err != nil {
+			return nil, err
+		}
+		b, err := p.Nodes[1].Backing(d)
+		if err != nil {
+			return nil, err
+		}
+		r, err := tree.Compare(ctx, a, b, tree.Options{})
+		if err != nil {
+			return nil, err
+		}
+		total.Files += r.Files
+		total.Directories += r.Directories
+		total.Others += r.Others
+		total.Bytes += r.Bytes
+		total.Differing += r.Differing
+		total.Differences = append(total.Differences, r.Differences...)
+	}
+	return &total, nil
+}
+
+const (
+	settlePatience = 5 * time.Second
+	settlePoll     = 100 * time.Millisecond
+)
+
+// Settled compares the hosts until they are equal, and returns the last
+// comparison when they do not become so. Nobody may be writing: what is answered
+// is applied a moment later on the second host, and modification times follow
+// within a second.
+func (p *Pair) Settled(ctx context.Context) (*tree.Result, error) {
+	poll := time.NewTicker(settlePoll)
+	defer poll.Stop()
+	for deadline := time.Now().Add(settlePatience); ; {
+		r, err := p.Compare(ctx)
+		// A file may come or go under the comparison while the second applies.
+		late := time.Now().After(deadline)
+		if err == nil && r.Equal() || late {
+			return r, err
+		}
+		select {
+		case <-ctx.Done():
+			return r, errors.Join(err, ctx.Err())
+		case <-poll.C:
+		}
+	}
+}
+
+// Logs returns what both hosts have in their logs, for the report of a failure.
+func (p *Pair) Logs() string {
+	var b strings.Builder
+	for _, n := range p.Nodes {
+		b.WriteString(n.logs())
+	}
+	return b.String()
+}
+
+// Close takes everything away.
+func (p *Pair) Close() error { return p.Lab.Close() }
