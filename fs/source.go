@@ -47,9 +47,26 @@ func (t *Tree) FinishIndex(complete bool) {
 	}
 }
 
+// living is byID for what has a name or may still get one: an open file that was
+// deleted is gone.
+func (t *Tree) living(id journal.FileID) (*object, error) {
+	o, err := t.byID(id)
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	dead := o.unlinked && !o.tmpfile
+	o.mu.Unlock()
+	if dead {
+		t.unref(o, 1)
+		return nil, unix.ENOENT
+	}
+	return o, nil
+}
+
 // WithDir calls f with all names in dir while they cannot change.
 func (t *Tree) WithDir(dir journal.FileID, f func([]journal.Entry) error) error {
-	o, err := t.byID(dir)
+	o, err := t.living(dir)
 	if err != nil {
 		return err
 	}
@@ -167,7 +184,7 @@ func (t *Tree) idAt(fd int, dir *object, name string, ino uint64) (journal.FileI
 
 // WithRange calls f while bytes [off, off+n) of a regular file cannot change.
 func (t *Tree) WithRange(id journal.FileID, off, n int64, f func(*Data) error) error {
-	o, err := t.byID(id)
+	o, err := t.living(id)
 	if err != nil {
 		return err
 	}
@@ -189,7 +206,7 @@ func (t *Tree) WithRange(id journal.FileID, off, n int64, f func(*Data) error) e
 // WithObject calls f while nothing of the object can change. The data is nil if
 // it is not a regular file.
 func (t *Tree) WithObject(id journal.FileID, f func(*journal.Attrs, *Data) error) error {
-	o, err := t.byID(id)
+	o, err := t.living(id)
 	if err != nil {
 		return err
 	}
@@ -242,7 +259,7 @@ func (t *Tree) attrs(o *object) (*journal.Attrs, error) {
 
 // Stat describes an object, without its name.
 func (t *Tree) Stat(id journal.FileID) (journal.Entry, error) {
-	o, err := t.byID(id)
+	o, err := t.living(id)
 	if err != nil {
 		return journal.Entry{}, err
 	}

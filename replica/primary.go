@@ -202,7 +202,7 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 	}
 	rfs := r.cfg.RFS
 	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), reintegrate.Options{
-		Workers: rfs.NbRei, ZoneSize: rfs.ZoneSize, Bandwidth: rfs.ReiAllowedBW * 1000, Detail: rfs.ReiDetail,
+		Workers: rfs.NbRei, ZoneSize: rfs.ZoneSize, Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,
 		Logf: func(format string, args ...any) { r.log("I", "reintegre", format, args...) },
 	})
 	r.mu.Lock()

@@ -8,12 +8,12 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/fs"
 	"github.com/skfs/skfs/journal"
-	"github.com/skfs/skfs/reintegrate"
 )
 
 const (
@@ -83,6 +83,7 @@ var errStopped = errors.New("stopped")
 // obeys its control socket until Stop or the end of ctx. After an end by ctx the
 // data is as after a crash.
 func Run(ctx context.Context, cfg Config) (err error) {
+	syscall.Umask(0) // modes of objects come with the operations
 	if err := os.MkdirAll(cfg.StateDir, 0o755); err != nil {
 		return err
 	}
@@ -185,13 +186,9 @@ func (r *Replica) syncTrees() error {
 }
 
 func (r *Replica) applier(mark func(*journal.Op)) *applier {
-	var sinks []reintegrate.Sink
-	for _, f := range r.trees {
-		sinks = append(sinks, sink{f.Tree()})
-	}
-	return &applier{trees: r.trees, target: reintegrate.NewTarget(sinks), mark: mark, begin: func(tree int) {
+	return newApplier(r.trees, mark, func(tree int) {
 		r.log("E", "reintegre", "Updating directory tree from %s", r.trees[tree].Tree().Dir())
-	}}
+	})
 }
 
 // flushTimes sends modification times once they have settled.

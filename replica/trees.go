@@ -77,10 +77,18 @@ func closeTrees(list []*fs.FS, detached func(dir string)) error {
 
 // applier carries out the operations of the primary on the second.
 type applier struct {
-	trees  []*fs.FS
-	target *reintegrate.Target
-	mark   func(op *journal.Op) // KindMark
-	begin  func(tree int)       // KindSyncBegin
+	trees []*fs.FS
+	pass  journal.Applier      // what the reintegration has a say in, then ordinary
+	mark  func(op *journal.Op) // KindMark
+	begin func(tree int)       // KindSyncBegin
+}
+
+func newApplier(trees []*fs.FS, mark func(*journal.Op), begin func(tree int)) *applier {
+	var sinks []reintegrate.Sink
+	for _, f := range trees {
+		sinks = append(sinks, sink{f.Tree()})
+	}
+	return &applier{trees: trees, pass: reintegrate.NewTarget(sinks).Around(ordinary(trees)), mark: mark, begin: begin}
 }
 
 // Apply implements journal.Applier.
@@ -94,12 +102,15 @@ func (a *applier) Apply(op *journal.Op) journal.Result {
 		return journal.Result{Seq: op.Seq}
 	case journal.KindSyncBegin:
 		a.begin(int(op.Tree))
-		return a.target.Apply(op)
-	case journal.KindSyncDir, journal.KindSyncHash, journal.KindSyncAttrs, journal.KindSyncEnd, journal.KindPunch:
-		return a.target.Apply(op)
 	}
-	return a.trees[op.Tree].Apply(op)
+	return a.pass.Apply(op)
 }
+
+// ordinary applies live operations.
+type ordinary []*fs.FS
+
+// Apply implements journal.Applier.
+func (o ordinary) Apply(op *journal.Op) journal.Result { return o[op.Tree].Apply(op) }
 
 // source is a tree as a pass reads it, sink as one changes it: they only
 // translate between fs and the interfaces of reintegrate.
