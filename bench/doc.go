@@ -1,0 +1,33 @@
+// Bench measures what replication costs: the same work on the native file system,
+// on the thinnest possible FUSE daemon, on skfs without a second host and with
+// one, in both async modes. It is `make bench`; its table is kept in
+// docs/performance.md.
+//
+//	host a                                             host b
+//	─────────────────────────────────────────────      ─────────────────────────
+//	/bench/native   a directory
+//	/bench/floor    go-fuse loopback on another one
+//	/bench/alone    replica, primary without a second
+//	/bench/second   replica ── async="second" ─ TCP ─▶ replica of /bench/second
+//	/bench/none     replica ── async="none" ─── TCP ─▶ replica of /bench/none
+//	      ▲
+//	      └ one job at a time: fio, files, tar, rm, SQLite, PostgreSQL
+//
+// The two hosts are namespaces of one machine (see e2e/lab) and share its disk
+// and its processors: a pair pays here for both of its hosts. So figures are
+// ratios to native and not promises in operations a second.
+//
+// Every target is there all the time. A round runs each job once on each target,
+// one right after the other with the disk flushed in between, in an order that
+// turns from job to job and from round to round. A ratio is taken inside a round,
+// where noise of the machine hits both sides, and the median over the rounds is
+// reported, with the lowest and highest.
+//
+// The replicas are processes of their own, this program again in another role,
+// without daemon and heartbeats, which have no part in the data path. With
+// -profile each measurement also leaves a CPU profile of each replica that it
+// used.
+//
+// It needs root, fio and PostgreSQL's server; the work that lacks its program is
+// left out and named.
+package main

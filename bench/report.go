@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// description says what was measured and where.
+type description struct {
+	Commit  string
+	Date    time.Time
+	Kernel  string
+	FS      string // of the backing directories
+	CPUs    int
+	Load    string // of the machine when the measurement began
+	Rounds  int
+	Secs    int
+	Took    time.Duration
+	Version string // of Go
+}
+
+func describe(ctx context.Context, s *settings, dir string) description {
+	d := description{Commit: commit(ctx), Date: time.Now(), Kernel: "Linux", FS: "another file system", CPUs: runtime.NumCPU(),
+		Rounds: s.rounds, Secs: s.effort.Secs, Version: runtime.Version()}
+	var u unix.Utsname
+	if unix.Uname(&u) == nil {
+		d.Kernel = "Linux " + unix.ByteSliceToString(u.Release[:])
+	}
+	var st unix.Statfs_t
+	if unix.Statfs(dir, &st) == nil {
+		if name, ok := fileSystems[st.Type]; ok {
+			d.FS = name
+		}
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		d.Load, _, _ = strings.Cut(string(load), " ")
+	}
+	return d
+}
+
+var fileSystems = map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs", unix.TMPFS_MAGIC: "tmpfs"}
+
+// commit names the commit that is checked out, and says whether other files than
+// the report itself differ from it.
+func commit(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "rev-parse", "--short=10", "HEAD").Output()
+	if err != nil {
+		return "unknown"
+	}
+	name := strings.TrimSpace(string(out))
+	if changes, err := exec.CommandContext(ctx, "git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!"+reportFile).Output(); err != nil || len(changes) > 0 {
+		name += " with changes"
+	}
+	return name
+}
+
+func (d description) String() string {
+	return fmt.Sprintf("Commit %s, %s. %s, %d processors, %s, %s; load %s at the start.\n"+
+		"Median of %d interleaved rounds (lowest–highest), %d s a measurement; took %s.\n",
+		d.Commit, d.Date.UTC().Format("2006-01-02 15:04 MST"), d.Kernel, d.CPUs, d.FS, d.Version, d.Load, d.Rounds, d.Secs, d.Took.Round(time.Second))
+}
+
+// What stands between these lines of the report belongs to this program.
+const (
+	reportBegin = "<!-- written by make bench -->\n"
+	reportEnd   = "<!-- end of what make bench writes -->\n"
+)
+
+// keep replaces the table in a report and leaves the rest of it alone.
+func keep(file, table string) error {
+	old, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		old, err = []byte("# Performance\n\n"+reportBegin+reportEnd), nil
+	}
+	if err != nil {
+		return err
+	}
+	text, err := replaceTable(string(old), table)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(file, []byte(text), 0o644)
+}
+
+func replaceTable(text, table string) (string, error) {
+	before, rest, ok := strings.Cut(text, reportBegin)
+	_, after, ok2 := strings.Cut(rest, reportEnd)
+	if !ok || !ok2 {
+		return "", fmt.Errorf("expected the lines %q and %q around the table", strings.TrimSpace(reportBegin), strings.TrimSpace(reportEnd))
+	}
+	return before + reportBegin + table + reportEnd + after, nil
+}
