@@ -47,6 +47,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("SAFE", filepath.Join(dir, "safe"))
 			e.Setenv("SAFEVAR", filepath.Join(dir, "var"))
 			e.Setenv("SKFS_NODE", "node1")
+			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command sleeps for a second
 			e.Values[daemonKey] = &daemonProcess{}
 			return nil
 		},
