@@ -13,7 +13,7 @@ func TestStaticChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	const base = `<safe><service mode="mirror"><heart><heartbeat name="default"/></heart>
-		<rfs><replicated dir="/d"><notreplicated regexpath="a.*"/></replicated></rfs><user/></service></safe>`
+		<rfs><replicated dir="/d"><tocheck path="a"/></replicated></rfs><user/></service></safe>`
 	parse := func(src string) *Module {
 		m, err := ParseUserConfig("u", strings.NewReader(src), c)
 		if err != nil {
@@ -32,7 +32,7 @@ func TestStaticChanges(t *testing.T) {
 		{`<user/>`, ``, nil},
 		{`<rfs>`, `<rfs nbremconn="2">`, []string{"rfs"}},
 		{`"/d"`, `"/e"`, []string{"rfs"}},
-		{`"a.*"`, `"b.*"`, []string{"rfs"}},
+		{`path="a"`, `path="b"`, []string{"rfs"}},
 		{`mode="mirror"`, `mode="mirror" failover="off" boot_delay="3"`, []string{"failover", "boot_delay"}},
 	} {
 		got := StaticChanges(parse(base), parse(strings.Replace(base, tc.from, tc.to, 1)))

@@ -3,6 +3,7 @@ package conf
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -102,15 +103,7 @@ func showModule(m *Module) string {
 }
 
 func TestExcludes(t *testing.T) {
-	c, err := ParseCluster("c", strings.NewReader(twoNodes))
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := ParseUserConfig("u", strings.NewReader(`<safe><service mode="mirror"><heart><heartbeat name="default"/></heart>
-		<rfs><replicated dir="/d"><notreplicated regexpath=".*\.tmp"/><notreplicated path="log/old"/></replicated></rfs></service></safe>`), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r := Replicated{Dir: "/d", NotReplicated: []NotReplicated{{Regexp: regexp.MustCompilePOSIX(`^(.*\.tmp)$`)}, {Path: "log/old"}}}
 	// The first three are the guide's own examples (§13.6.3).
 	for rel, want := range map[string]bool{
 		"conf/config.tmp":     true,
@@ -122,7 +115,7 @@ func TestExcludes(t *testing.T) {
 		"log/older":           false,
 		"log":                 false,
 	} {
-		if got := m.RFS.Replicated[0].Excludes(rel); got != want {
+		if got := r.Excludes(rel); got != want {
 			t.Errorf("Excludes(%q) = %t, want %t", rel, got, want)
 		}
 	}

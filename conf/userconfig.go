@@ -431,6 +431,9 @@ func (s *scanner) replicated(n *node, r *RFS) {
 			nr.Regexp = re
 		}
 		d.NotReplicated = append(d.NotReplicated, nr)
+		// Read and checked, but nothing is excluded yet: refused, since a file that
+		// is replicated against its owner's will can overwrite one that differs.
+		s.addf(x.pos, "<notreplicated> is not supported by this version")
 	}
 	for _, x := range n.all("tocheck") {
 		d.ToCheck = append(d.ToCheck, s.relative(x))
