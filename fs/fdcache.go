@@ -9,7 +9,10 @@ import (
 
 // fdCache keeps the most recently used descriptors of objects open, so that the
 // number of descriptors is bounded whatever the size of the tree: an object that
-// is not in the cache is reached by its handle.
+// is not in the cache is reached by its handle. An object in the cache has a user:
+// the cache.
+//
+// Lock order: fdCache.mu, then Tree.mu.
 type fdCache struct {
 	mu  sync.Mutex
 	max int
@@ -57,22 +60,28 @@ func (c *fdCache) get(o *object, rw bool) (*fdEntry, error) {
 	return c.add(o, rw, fd), nil
 }
 
-// add gives the cache a descriptor that the caller has just opened and returns
-// it as get does.
+// add gives the cache a descriptor that the caller, a user of o, has just opened
+// and returns it as get does.
 func (c *fdCache) add(o *object, rw bool, fd int) *fdEntry {
 	key := fdKey{o, rw}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if e := c.m[key]; e != nil { // somebody was faster
-		unix.Close(fd)
 		e.refs++
+		c.mu.Unlock()
+		unix.Close(fd)
 		return e
 	}
 	e := &fdEntry{key: key, fd: fd, refs: 1, cache: c}
 	e.elem = c.lru.PushFront(e)
 	c.m[key] = e
-	for c.lru.Len() > c.max {
-		c.drop(c.lru.Back().Value.(*fdEntry))
+	o.tree.ref(o)
+	var old *object
+	if c.lru.Len() > c.max {
+		old = c.drop(c.lru.Back().Value.(*fdEntry))
+	}
+	c.mu.Unlock()
+	if old != nil {
+		old.tree.unref(old, 1)
 	}
 	return e
 }
@@ -86,31 +95,43 @@ func (e *fdEntry) put() {
 	e.cache.mu.Unlock()
 }
 
-// drop takes e out of the cache. c.mu is held.
-func (c *fdCache) drop(e *fdEntry) {
+// drop takes e out of the cache. c.mu is held; the caller unrefs the object once
+// it is not.
+func (c *fdCache) drop(e *fdEntry) *object {
 	c.lru.Remove(e.elem)
 	e.elem = nil
 	delete(c.m, e.key)
 	if e.refs == 0 {
 		unix.Close(e.fd)
 	}
+	return e.key.o
 }
 
 // purge forgets the descriptors of o, so that a deleted object's space is freed.
 func (c *fdCache) purge(o *object) {
+	n := int64(0)
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, rw := range [...]bool{false, true} {
 		if e := c.m[fdKey{o, rw}]; e != nil {
 			c.drop(e)
+			n++
 		}
+	}
+	c.mu.Unlock()
+	if n > 0 {
+		o.tree.unref(o, n)
 	}
 }
 
+// close forgets everything.
 func (c *fdCache) close() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	var list []*object
 	for c.lru.Len() > 0 {
-		c.drop(c.lru.Back().Value.(*fdEntry))
+		list = append(list, c.drop(c.lru.Back().Value.(*fdEntry)))
+	}
+	c.mu.Unlock()
+	for _, o := range list {
+		o.tree.unref(o, 1)
 	}
 }

@@ -66,9 +66,7 @@ func (f *FS) file(fh uint64) *file {
 }
 
 func (f *FS) addFile(x *file) uint64 {
-	f.tree.mu.Lock()
-	x.o.refs++
-	f.tree.mu.Unlock()
+	f.tree.ref(x.o)
 	x.o.mu.Lock()
 	x.o.opens++
 	x.o.mu.Unlock()

@@ -225,9 +225,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if err := o.stat(&st); err != nil {
 		return status(err)
 	}
-	f.tree.mu.Lock()
-	o.refs++ // the kernel's
-	f.tree.mu.Unlock()
+	f.tree.ref(o) // the kernel's
 	f.fillEntry(out, o, &st)
 	return fuse.OK
 }

@@ -169,6 +169,13 @@ func (t *Tree) insert(id journal.FileID, h handle, ino uint64, typ uint32, mnt *
 	return o
 }
 
+// ref counts one more user of o. The caller is one.
+func (t *Tree) ref(o *object) {
+	t.mu.Lock()
+	o.refs++
+	t.mu.Unlock()
+}
+
 // unref takes back n uses of o.
 func (t *Tree) unref(o *object, n int64) {
 	t.mu.Lock()
@@ -178,12 +185,9 @@ func (t *Tree) unref(o *object, n int64) {
 		t.remove(o)
 	}
 	t.mu.Unlock()
-	if gone {
-		t.fds.purge(o)
-		if o.orphan >= 0 {
-			unix.Close(o.orphan)
-			o.orphan = -1
-		}
+	if gone && o.orphan >= 0 {
+		unix.Close(o.orphan)
+		o.orphan = -1
 	}
 }
 
