@@ -136,8 +136,8 @@ func (a *App) confcheck(c *cli.Context, am string) error {
 	for _, w := range m.Warnings {
 		a.warn([]string{w.String()})
 	}
-	// The script sees the configuration it is to check: the one in SAFE/modules.
-	if err := a.moduleScript(c, am, "confcheck"); err != nil {
+	// The script that belongs to what is checked, not to what is active.
+	if err := a.runScript(c, am, filepath.Join(a.paths.ModuleDir(am), "bin/confcheck")); err != nil {
 		return err
 	}
 	a.printf("The configuration of module %s is correct\n", am)

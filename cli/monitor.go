@@ -59,19 +59,22 @@ func (a *App) level() *cli.Command {
 }
 
 // moduleScript runs a script of the module that the guide calls from a command
-// (§14.1.2), if the module has it.
+// (§14.1.2), if the module's active configuration has it.
 func (a *App) moduleScript(c *cli.Context, am, name string) error {
 	if err := conf.CheckName(am); err != nil {
 		return usage("-m: %v", err)
 	}
-	file := filepath.Join(a.paths.UserBin(am), name)
+	return a.runScript(c, am, filepath.Join(a.paths.UserBin(am), name))
+}
+
+func (a *App) runScript(c *cli.Context, am, file string) error {
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	cmd := exec.CommandContext(c.Context, file)
 	cmd.Env, cmd.Stdout, cmd.Stderr = a.moduleEnv(am), a.out, a.err
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("script %s of module %s: %w", name, am, err)
+		return fmt.Errorf("script %s of module %s: %w", filepath.Base(file), am, err)
 	}
 	return nil
 }
