@@ -45,31 +45,26 @@ func sequentialWrite(f figure) *job {
 	}
 }
 
-// warmRead reads a file that is in the page cache.
-func warmRead(name string, f figure, args ...string) *job {
-	f.name = name
+// warmReads reads a file that is in the page cache, in sequence and at random.
+func warmReads(sequential, random figure) *job {
 	const file = "warm"
 	return &job{
-		name: name, figures: []figure{f}, needs: []string{"fio"},
+		name: "read", figures: []figure{sequential, random}, needs: []string{"fio"},
 		prepare: func(s site) error {
 			_, err := fio(s, "--name=lay", "--rw=write", "--bs=1M", fmt.Sprintf("--size=%dM", s.MB), "--filename="+file)
 			return err
 		},
 		run: func(s site) ([]float64, error) {
-			for range 2 {
-				if err := readAll(filepath.Join(s.Dir, file)); err != nil {
-					return nil, err
-				}
+			if err := readAll(filepath.Join(s.Dir, file)); err != nil {
+				return nil, err
 			}
-			d, err := fio(s, append([]string{"--name=" + name, fmt.Sprintf("--size=%dM", s.MB), "--filename=" + file,
-				"--time_based", fmt.Sprintf("--runtime=%d", s.Secs)}, args...)...)
+			args := []string{"--name=read", fmt.Sprintf("--size=%dM", s.MB), "--filename=" + file, "--time_based", fmt.Sprintf("--runtime=%d", s.Secs)}
+			seq, err := fio(s, append(slices.Clone(args), "--rw=read", "--bs=1M")...)
 			if err != nil {
 				return nil, err
 			}
-			if name == "seqr" {
-				return []float64{d.Bytes / 1e6}, nil
-			}
-			return []float64{d.IOPS}, nil
+			rnd, err := fio(s, append(args, "--rw=randread", "--bs=4k")...)
+			return []float64{seq.Bytes / 1e6, rnd.IOPS}, err
 		},
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -158,11 +159,13 @@ func (t *target) startFloor(ctx context.Context) error {
 // prepare lets the jobs lay out their files on all targets.
 func (b *bed) prepare(ctx context.Context, jobs []*job) error {
 	for _, j := range jobs {
+		began := time.Now()
 		for _, t := range b.targets {
 			if _, err := t.do(ctx, j, stepPrepare, b.site); err != nil {
 				return fmt.Errorf("prepare %s on %s: %w", j.name, t.name, err)
 			}
 		}
+		fmt.Fprintf(os.Stderr, "%5.0fs  to prepare %s\n", time.Since(began).Seconds(), j.name)
 	}
 	return nil
 }
