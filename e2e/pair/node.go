@@ -231,6 +231,20 @@ func (n *Node) Absent(ctx context.Context, after Mark, unwanted string) error {
 	return nil
 }
 
+// Logged returns the first message after mark that contains the text.
+func (n *Node) Logged(ctx context.Context, after Mark, wanted string) (string, error) {
+	lines, err := n.log(ctx)
+	if err != nil {
+		return "", err
+	}
+	for i, line := range lines {
+		if Mark(i) >= after && strings.Contains(text(line), wanted) {
+			return text(line), nil
+		}
+	}
+	return "", fmt.Errorf("the log of %s has no %q", n.Name(), wanted)
+}
+
 func (n *Node) bothLogs() string { return n.logs() + n.peer.logs() }
 
 // logs returns the end of every log of the host, read from its disks, so that it
