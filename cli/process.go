@@ -46,6 +46,7 @@ func (a *App) processCommands() []*cli.Command {
 			Flags:  []cli.Flag{flagM(), flagJSON()},
 			Action: a.boot,
 		},
+		demoCommand(),
 	}
 }
 
