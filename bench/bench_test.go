@@ -34,7 +34,7 @@ func TestRatios(t *testing.T) {
 	if got := median(r.ratios("x", second)); got != 0.4 {
 		t.Errorf("median ratio %v, expected 0.4", got)
 	}
-	const row = `| work | 1000/s | 0.40 (0.30–0.50) | 0.35 | met | 0.60 | 66 % |`
+	const row = `| work | 1000 (100–2000)/s | 0.40 (0.30–0.50) | 0.35 | met | 0.60 | 66 % |`
 	if table := r.table([]*job{j}, []string{native, second}); !strings.Contains(table, row) {
 		t.Errorf("table %s\nexpected the row %s", table, row)
 	}

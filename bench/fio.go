@@ -17,7 +17,7 @@ func fioJob(name string, f figure, args ...string) *job {
 	return &job{
 		name: name, figures: []figure{f}, needs: []string{"fio"},
 		prepare: func(s site) error {
-			_, err := fio(s, append(slices.Clone(args), "--create_only=1")...)
+			_, err := fio(s, append(slices.Clone(args), "--bs=1M", "--create_only=1")...) // the last --bs counts
 			return err
 		},
 		run: func(s site) ([]float64, error) {

@@ -73,9 +73,9 @@ func (r *results) table(jobs []*job, targets []string) string {
 			fmt.Fprintf(&b, "| %s |", f.work)
 			for _, t := range targets {
 				if t == native {
-					fmt.Fprintf(&b, " %s%s |", amount(median(r.rates[key{f.name, t}])), f.unit)
+					fmt.Fprintf(&b, " %s%s |", spread(r.rates[key{f.name, t}], amount), f.unit)
 				} else {
-					fmt.Fprintf(&b, " %s |", spread(r.ratios(f.name, t)))
+					fmt.Fprintf(&b, " %s |", spread(r.ratios(f.name, t), ratio))
 				}
 			}
 			got := median(r.ratios(f.name, second))
@@ -95,14 +95,14 @@ func median(values []float64) float64 {
 }
 
 // spread is the median with the lowest and highest.
-func spread(ratios []float64) string {
-	switch len(ratios) {
+func spread(values []float64, show func(float64) string) string {
+	switch len(values) {
 	case 0:
 		return "–"
 	case 1:
-		return ratio(ratios[0])
+		return show(values[0])
 	}
-	return fmt.Sprintf("%s (%s–%s)", ratio(median(ratios)), ratio(slices.Min(ratios)), ratio(slices.Max(ratios)))
+	return fmt.Sprintf("%s (%s–%s)", show(median(values)), show(slices.Min(values)), show(slices.Max(values)))
 }
 
 // towards says how much of a goal was got.
