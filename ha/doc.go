@@ -1,4 +1,101 @@
 // Package ha decides what a module does on this node: the automaton of the
-// guide's states (STOP, WAIT, ALONE, PRIM, SECOND), the heartbeats to the other
-// node, the scripts of the application, the log and the resources of the module.
+// guide's states (§5.2), the heartbeats to the other node, the scripts of the
+// application, the log and the resources of the module.
+//
+//	             commands (web, cli)
+//	                   │ Supervisor.Do
+//	                   ▼
+//	heart ──verdicts─▶ module ──Event──▶ Step ──▶ State, []Action   (pure)
+//	  ▲    and beats   (driver)                      │
+//	  │                   │ 1. State to ha.state     │
+//	  └─── 2. beat ───────┤◀─────────────────────────┘
+//	                      │ 3. actions
+//	          ┌───────────┼──────────────┐
+//	          ▼           ▼              ▼
+//	       scripts     Replica        log, resources
+//	      (run.go)   (replica.go)   (log.go, resource.go)
+//
+// # The automaton
+//
+// Step is in step.go (tasks, their ends), take.go (events to facts), decide.go
+// (facts to transitions) and plan.go (what a transition consists of). State is a
+// value, and all that is known.
+//
+// A node reigns from the moment it claims an epoch until its application is
+// stopped and its data handed over. Every reign has an epoch of its own: greater
+// than all that were heard of, and with this node's bit, so that two nodes never
+// reign in the same one, whatever they hear of each other.
+//
+// A claim is seen by the peer in the next heartbeat (Beat.Drop). Nothing is
+// written and no script started before the peer has conceded (Beat.Outdated
+// covers Drop) or is silent on all heartbeats. A node concedes only while it does
+// not reign, and what it conceded is durable before it is said: from then on it
+// takes over only when it was synchronised again. The same exchange lets a
+// primary that lost its second go on (docs/ARCHITECTURE.md, "Losing the peer").
+//
+//	primary                                second
+//	stream breaks: frozen                  stream breaks: SECOND magenta
+//	beat Drop{epoch, n}      ───────────▶  Replica.Outdate, ha.state
+//	Replica.Alone            ◀───────────  beat Outdated{epoch, n}
+//	beat Open                ───────────▶  Replica.Follow
+//
+// Who becomes primary of two that wait: the one whose data may be the newest and
+// is not conceded, then the surely up to date one, then the greater epoch, the
+// greater rank, the smaller node name (State.exceeds). One that waits for a
+// stopped or silent peer starts only if its data is surely the newest.
+//
+// A second takes over when it has everything that was ever answered (Fresh) and
+// the primary is silent, has released its reign (stop, swap), or says that it
+// does not reign (it was started again). It never takes over because the stream
+// broke while it hears the primary.
+//
+// Two primaries that meet after a split brain: who answered nothing that the
+// other lacks gives up; if both did, the smaller epoch, which held the reign
+// before, stays and takes a new epoch above the other's.
+//
+// # Guarantees
+//
+//   - Never two nodes that serve in the same epoch. While the nodes hear each
+//     other, or one is dead: no start_prim on one before the other's stop_prim
+//     has ended (R12).
+//   - A primary answers nothing alone while its peer could be promoted as up to
+//     date, unless all heartbeats are lost.
+//   - Every wait ends with its cause: decide looks at all facts after each event,
+//     and no task waits for something that only the peer's goodwill ends.
+//   - What a state promises is durable (ha.state) before it is said or done. If
+//     it cannot be written the module stands still and keeps saying the old truth.
+//   - A daemon that is killed and started again repeats nothing: scripts that run
+//     are found by the path of their status file, replicas by Launcher.Attach,
+//     tasks that were under way keep their numbers (R1).
+//
+// explore_test.go holds these against a model of two hosts (model_test.go) with
+// crashes, cut links, late events and restarted daemons; mutants_test.go checks
+// that the model would notice.
+//
+// # Assumptions
+//
+//   - A peer that is silent on all heartbeats for their timeout is dead. When it is
+//     only cut off, both nodes end as ALONE (§4.2.10): there is no witness yet. The
+//     same holds for a daemon that stays away longer than the timeout while its
+//     application runs.
+//   - Clocks of the nodes need not agree: nothing compares them.
+//   - A call to a replica does not take as long as a join, a whole synchronisation
+//     and a new loss of the stream.
+//   - Scripts do not leave their process group if they want to be killable.
+//
+// # What a crash leaves
+//
+// Of the daemon: see R1. Of the host: ha.state says STOP to the next boot (another
+// bootID) but keeps epochs and concessions; "Previous halt unexpected" is logged.
+// Half-written files are *.new and are overwritten. Log lines of the last moment
+// may be lost (SQLite, synchronous=NORMAL); a damaged database is put aside.
+//
+// # Goroutines and locks
+//
+// Supervisor.Run waits for one loop a module (module.run), which owns the State;
+// others hand it closures (post). A loop's tasks end with its context and leave
+// what they started. heart has one goroutine that sends, on its own thread, and
+// one that receives on each network; they take heart.mu only, and never touch the
+// disk. Lock order: Supervisor.change, Supervisor.mu, module.mu; heart.mu,
+// Log.mu and store.mu are leaves.
 package ha

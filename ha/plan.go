@@ -163,9 +163,11 @@ func (m *machine) follow() {
 		m.script("transition", RoleSecond, "start")
 		m.Role = RoleSecond
 	}
+	if m.Afresh || !m.Follower || m.Epoch != m.Peer.Epoch {
+		m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
+	}
 	m.Epoch = m.Peer.Epoch
 	m.Followed, m.Fresh, m.Swapping, m.SwapAsk, m.Released, m.Why = true, false, false, 0, 0, NoBlock
-	m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
 	if m.Conf.HasData {
 		m.plan(Task{Kind: TaskFollow, Epoch: m.Epoch, Full: m.Want == WantFullsync || m.Afresh})
 	} else {

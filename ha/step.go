@@ -3,6 +3,7 @@ package ha
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -89,6 +90,7 @@ func (m *machine) beside() {
 		m.Fresh, m.Stale, m.Followed = false, true, false
 		m.Data.Joined, m.Data.Synced = false, false
 		m.YieldD = m.Peer.Drop
+		m.Plan = slices.DeleteFunc(m.Plan, func(t Task) bool { return t.Kind == TaskFollow }) // decide plans it again
 		// Data that was not synchronised since it was released, or started, is not
 		// promoted without force anyway; and what it is may spare a copy.
 		if m.Follower && m.Data.Running && !m.Data.Gone {

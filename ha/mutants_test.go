@@ -1,0 +1,115 @@
+package ha
+
+import (
+	"math"
+	"testing"
+	"time"
+)
+
+// mutants are automata with one thing wrong each. A walk through the model that
+// cannot tell them from the real one checks nothing.
+var mutants = []struct {
+	name       string
+	data, cuts bool
+	step       func(State, Event, time.Time) (State, []Action)
+}{
+	{"a primary goes on without the peer's word", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		if s.Reign && s.Peer.Known {
+			s.Peer.Outdated = Drop{math.MaxUint64, 0}
+		}
+		return s, a
+	}},
+	{"a second takes over when only the stream is lost", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		if t, ok := e.(Told); ok && t.Event.Kind == PeerLost && s.Role == RoleSecond {
+			s, _ = Step(s, e, now)
+			return Step(s, Linked{0, LinkDown}, now)
+		}
+		return Step(s, e, now)
+	}},
+	{"a second concedes and stays up to date", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		was := s.Fresh
+		s, a := Step(s, e, now)
+		if s.Yield != 0 && was {
+			s.Outdated, s.Yield, s.Fresh, s.Followed = s.YieldD, 0, true, true
+			return s, nil
+		}
+		return s, a
+	}},
+	{"the reign is released before the application has stopped", false, false, func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		for i, t := range s.Plan {
+			if t.Kind == MarkRelease {
+				s.Plan = append(append([]Task{t}, s.Plan[:i:i]...), s.Plan[i+1:]...)
+				return s, a
+			}
+		}
+		return s, a
+	}},
+	{"both nodes count epochs alike", false, true, func(s State, e Event, now time.Time) (State, []Action) {
+		second := s.Conf.Second
+		s.Conf.Second = false
+		s, a := Step(s, e, now)
+		s.Conf.Second = second
+		return s, a
+	}},
+	{"WAIT does not look at the peer any more", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		if _, ok := e.(Heard); ok && s.Role == RoleWait && s.Why != NoBlock {
+			return s, nil
+		}
+		return Step(s, e, now)
+	}},
+	{"the death of the replica goes unnoticed", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		if _, ok := e.(Gone); ok {
+			return s, nil
+		}
+		return Step(s, e, now)
+	}},
+	{"a reboot is taken for a restart of the daemon", false, false, func(s State, e Event, now time.Time) (State, []Action) {
+		if a, ok := e.(Adopted); ok {
+			a.Reboot = false
+			e = a
+		}
+		return Step(s, e, now)
+	}},
+	{"a restarted daemon forgets the script that runs", false, false, func(s State, e Event, now time.Time) (State, []Action) {
+		if _, ok := e.(Adopted); ok {
+			s.Cur = Task{}
+		}
+		return Step(s, e, now)
+	}},
+	{"two primaries that meet both stay", true, true, func(s State, e Event, now time.Time) (State, []Action) {
+		if h, ok := e.(Heard); ok && s.Reign && s.Established {
+			h.Beat.Primary = false
+			e = h
+		}
+		return Step(s, e, now)
+	}},
+	{"what was conceded is forgotten over a stop", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		if s.Role == RoleStop {
+			s.Stale, s.Handed, s.Data.Uptodate = false, false, true
+		}
+		if s.Role == RoleWait {
+			s.Stale, s.Handed = false, false
+			s.Data.Uptodate = s.Data.Running
+		}
+		return s, a
+	}},
+}
+
+func TestMutantsAreCaught(t *testing.T) {
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range int64(3000) {
+				trail, bad := walk(seed, m.data, m.cuts, func(w *world) { w.step = m.step })
+				if bad != "" {
+					t.Logf("caught by walk %d after %d moves: %s", seed, len(trail), bad)
+					return
+				}
+			}
+			t.Error("no walk tells it from the automaton")
+		})
+	}
+}
