@@ -38,7 +38,6 @@ type fakeReplica struct {
 	degraded         bool
 	follow           uint64 // 0: nobody
 	joined, synced   bool
-	hold             bool // the synchronisation does not end before release
 	stopped, drained bool
 }
 

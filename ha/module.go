@@ -33,7 +33,6 @@ type module struct {
 
 	events  chan func() // run in order by the loop
 	replica Replica
-	gone    bool // an unfinished replica's end was told
 	kills   map[uint64]chan struct{}
 	tasks   sync.WaitGroup
 	prog    ReplicaProgress
