@@ -10,12 +10,6 @@ import (
 // second run the same code with the same operation, so what it does depends on
 // nothing but the operation and the tree.
 
-// stageName finds what name in the directory p is: its object (with one more
-// user) and attributes.
-func (t *Tree) child(parent *object, p *fdEntry, name string, st *unix.Stat_t) (*object, error) {
-	return t.lookupAt(p.fd, parent, name, st)
-}
-
 // create carries out KindCreate and returns the new object with one user. For a
 // regular file fd is open for reading and writing; otherwise it is -1.
 func (t *Tree) create(parent *object, op *journal.Op, st *unix.Stat_t) (o *object, fd int, err error) {
@@ -67,7 +61,7 @@ func (t *Tree) create(parent *object, op *journal.Op, st *unix.Stat_t) (o *objec
 	return o, fd, nil
 }
 
-// tmpfile carries out KindTmpfile: a regular file without a name in the
+// mktmp carries out KindTmpfile: a regular file without a name in the
 // directory dir (any of the tree will do).
 func (t *Tree) mktmp(dir *object, op *journal.Op, st *unix.Stat_t) (o *object, fd int, err error) {
 	p, err := dir.path()
@@ -168,7 +162,7 @@ func (t *Tree) link(o, parent *object, name string) error {
 	was := o.unlinked
 	o.mu.Unlock()
 	if was {
-		t.named(o)
+		t.nowNamed(o)
 	}
 	return nil
 }

@@ -49,7 +49,11 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 	}
 	if in.Flags&unix.O_TRUNC != 0 {
 		op := &journal.Op{Kind: journal.KindSetAttr, ID: o.id, Tree: f.tree.num, Valid: journal.SetSize}
-		if err := f.change(o, fd, op, in.Mode&fuse.OPEN_KILL_SUIDGID != 0); err != nil {
+		writer := fd
+		if acc == unix.O_RDONLY { // O_RDONLY|O_TRUNC is allowed
+			writer = -1
+		}
+		if err := f.change(o, writer, op, in.Mode&fuse.OPEN_KILL_SUIDGID != 0); err != nil {
 			unix.Close(fd)
 			return status(err)
 		}
@@ -170,10 +174,7 @@ func (f *FS) execPriv(o *object, fd int, ops []*journal.Op) error {
 // enterObject is Gate.enter for a change of o itself. A file without names is
 // nobody else's business, nor is one on another file system.
 func (f *FS) enterObject(o *object, ops ...*journal.Op) (ticket, error) {
-	o.mu.Lock()
-	local := o.unlinked
-	o.mu.Unlock()
-	if local || !o.replicated() {
+	if !o.named() || !o.replicated() {
 		if e := f.gate.enterQuiet(); e != 0 {
 			return ticket{}, e
 		}
@@ -333,10 +334,7 @@ func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 
 func (f *FS) sync(x *file, dataOnly bool) fuse.Status {
 	o := x.o
-	o.mu.Lock()
-	local := o.unlinked
-	o.mu.Unlock()
-	if local || !o.replicated() || !f.gate.Writable() {
+	if !o.named() || !o.replicated() || !f.gate.Writable() {
 		return status(f.tree.fsync(o, x.fd, dataOnly))
 	}
 	if !dataOnly {

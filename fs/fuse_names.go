@@ -288,10 +288,7 @@ func (f *FS) unlink(h *fuse.InHeader, name string, kind journal.Kind) error {
 
 // cleanTimesIfGone drops the note that times are to be sent of an object without names.
 func (t *Tree) cleanTimesIfGone(o *object) {
-	o.mu.Lock()
-	gone := o.unlinked
-	o.mu.Unlock()
-	if gone {
+	if !o.named() {
 		t.cleanTimes(o)
 	}
 }

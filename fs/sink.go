@@ -207,7 +207,7 @@ func (t *Tree) Keep(id journal.FileID) error {
 		return err
 	}
 	t.held[id] = append(t.held[id], name)
-	t.named(o)
+	t.nowNamed(o)
 	return nil
 }
 

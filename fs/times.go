@@ -44,20 +44,32 @@ func (t *Tree) cleanTimes(o *object) bool {
 // sendTimes sends the modification time of o if the peer's differs. The caller
 // uses o and holds no lock of it.
 func (f *FS) sendTimes(o *object) {
-	o.mu.Lock()
-	dirty := o.timesDirty && !o.unlinked
-	o.mu.Unlock()
-	if !dirty {
+	if !o.owesTimes() {
 		return
 	}
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
-	f.tree.cleanTimes(o)
+	if !f.tree.cleanTimes(o) || !o.named() {
+		return
+	}
 	var st unix.Stat_t
 	if o.stat(&st) != nil {
 		return // gone
 	}
 	f.gate.post(&journal.Op{Kind: journal.KindTimes, Tree: f.tree.num, ID: o.id, Mtime: timeOf(st.Mtim)})
+}
+
+func (o *object) owesTimes() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.timesDirty
+}
+
+// named says whether o has a name. Under the lock of o that does not change.
+func (o *object) named() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return !o.unlinked
 }
 
 // FlushTimes sends all modification times that the peer does not have yet.

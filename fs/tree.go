@@ -414,8 +414,8 @@ func (t *Tree) nameless(o *object) {
 	t.mu.Unlock()
 }
 
-// named notes that o, which had no name, has one again (linkat of O_TMPFILE).
-func (t *Tree) named(o *object) {
+// nowNamed notes that o, which had no name, has one again (linkat of O_TMPFILE).
+func (t *Tree) nowNamed(o *object) {
 	o.mu.Lock()
 	o.unlinked, o.tmpfile = false, false
 	if o.orphan >= 0 {

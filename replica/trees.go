@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/skfs/skfs/conf"
@@ -169,12 +168,3 @@ func (s sink) Find(id journal.FileID) (reintegrate.Entry, error)      { return s
 func (s sink) Open(id journal.FileID) (reintegrate.SinkFile, error)   { return s.t.OpenData(id) }
 func (s sink) Punch(id journal.FileID, off, n int64) error            { return s.t.Punch(id, off, n) }
 func (s sink) SetAttrs(id journal.FileID, a *reintegrate.Attrs) error { return s.t.SetAttrs(id, a) }
-
-// dirs names the replicated directories, for messages.
-func dirs(list []*fs.FS) string {
-	var names []string
-	for _, f := range list {
-		names = append(names, f.Tree().Dir())
-	}
-	return strings.Join(names, " ")
-}
