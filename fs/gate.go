@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/skfs/skfs/journal"
 )
@@ -65,6 +66,12 @@ type peer struct {
 	pass     atomic.Pointer[Pass]
 	released chan struct{} // closed by Release
 	release  sync.Once
+	refused  chan struct{} // closed by Shut, if nothing was ever sent to it
+	refuse   sync.Once
+}
+
+func newPeer(s Stream) *peer {
+	return &peer{stream: s, released: make(chan struct{}), refused: make(chan struct{})}
 }
 
 // NewGate returns a closed gate.
@@ -75,12 +82,12 @@ func (g *Gate) Writable() bool { return g.writable.Load() }
 
 // Open lets mutations in, without a peer. With a reason, they wait for Release
 // or Join first: it is not known yet that it is safe to answer them.
+//
+// The gate is closed, so nothing is under way and no lock is needed.
 func (g *Gate) Open(frozen error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	g.changed.Store(false)
 	if frozen != nil {
-		g.peer.Store(&peer{stream: noStream{frozen}, released: make(chan struct{})})
+		g.peer.Store(newPeer(noStream{frozen}))
 	}
 	g.writable.Store(true)
 }
@@ -96,13 +103,30 @@ func (n noStream) Err() error                                  { return n.err }
 func (n noStream) LocalFailed(*journal.Op, syscall.Errno)      {}
 
 // Shut refuses mutations from now on (EROFS) and returns when those under way
-// are done.
-func (g *Gate) Shut() {
+// are done. Those that wait since Open for somebody to say how to go on are
+// refused too: nobody has heard of them. Those that wait because a peer was lost
+// may be there, so nobody can say now how they end: when stop is closed first,
+// Shut gives up and returns false.
+func (g *Gate) Shut(stop <-chan struct{}) bool {
 	g.writable.Store(false)
-	g.mu.Lock()
-	//lint:ignore SA2001 taking the lock is the wait
+	if p := g.peer.Load(); p != nil {
+		if _, never := p.stream.(noStream); never {
+			p.refuse.Do(func() { close(p.refused) })
+		}
+	}
+	for !g.mu.TryLock() {
+		select {
+		case <-stop:
+			return false
+		case <-time.After(shutInterval):
+		}
+	}
 	g.mu.Unlock()
+	return true
 }
+
+// shutInterval is how often Shut looks whether mutations are still under way.
+const shutInterval = time.Millisecond
 
 // Reopen undoes Shut.
 func (g *Gate) Reopen() { g.writable.Store(true) }
@@ -126,7 +150,7 @@ func (g *Gate) JoinClean(connect func() Stream) bool {
 	if s == nil {
 		return false
 	}
-	g.peer.Store(&peer{stream: s, released: make(chan struct{})})
+	g.peer.Store(newPeer(s))
 	return true
 }
 
@@ -135,18 +159,18 @@ func (g *Gate) JoinClean(connect func() Stream) bool {
 // frozen is carried out now, here only: it is in the copy to come, because its
 // objects stay locked until it is done.
 func (g *Gate) Join(s Stream, pass Pass) {
-	p := &peer{stream: s, released: make(chan struct{})}
+	p := newPeer(s)
 	p.pass.Store(&pass)
 	g.peer.Swap(p).thaw()
 }
 
-// Synced ends the reintegration of the present peer: everything is sent to it
-// from now on.
-func (g *Gate) Synced() {
-	if p := g.peer.Load(); p != nil {
+// Synced ends the reintegration of the peer behind s, if it is still there:
+// everything is sent to it from now on.
+func (g *Gate) Synced(s Stream) {
+	if p := g.peer.Load(); p != nil && p.stream == s {
 		p.pass.Store(nil)
+		g.changed.Store(false)
 	}
-	g.changed.Store(false)
 }
 
 // Release lets the primary go on without its peer: frozen mutations are carried
@@ -249,6 +273,8 @@ func (g *Gate) frozen(p *peer) syscall.Errno {
 	select {
 	case <-p.released:
 		return 0
+	case <-p.refused:
+		return syscall.EROFS
 	case <-g.closed:
 		return syscall.EIO
 	}

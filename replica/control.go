@@ -150,6 +150,10 @@ func (h *hub) putBack(list []Event) {
 	h.mu.Lock()
 	h.kept = append(list, h.kept...)
 	h.mu.Unlock()
+	select {
+	case h.wake <- struct{}{}: // for who listens now: the last token may be used up
+	default:
+	}
 }
 
 // listenControl opens the control socket. That another replica answers on it is
@@ -193,6 +197,7 @@ func (r *Replica) serveClient(ctx context.Context, c net.Conn) {
 	var req request
 	dec := json.NewDecoder(c)
 	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	defer context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Unix(1, 0)) })()
 	if err := dec.Decode(&req); err != nil {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 
@@ -45,8 +46,17 @@ type primaryLink struct {
 	node   string
 	sender *journal.Sender
 	pass   *reintegrate.Pass
-	synced atomic.Bool // the second knows that its data is the primary's
+	passed chan struct{} // closed when pass has ended; nil without one
+	synced atomic.Bool   // the second is being told that its data is the primary's; set under Replica.mu
 	wrong  chan difference
+}
+
+// failure is why the stream has ended. l may be nil.
+func (l *primaryLink) failure() error {
+	if l == nil {
+		return nil
+	}
+	return l.sender.Err()
 }
 
 // difference is an operation that ended differently on the two hosts.
@@ -103,8 +113,10 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 		req.Refuse("the hello cannot be understood: do both nodes run the same version?")
 		return fmt.Errorf("hello: %w", err)
 	}
+	r.joins.Lock()
+	defer r.joins.Unlock()
 	r.mu.Lock()
-	prim, state, base, old := r.prim, r.state, r.base, r.link
+	prim, state, base, old := r.prim && !r.turns, r.state, r.base, r.link
 	r.mu.Unlock()
 	switch {
 	case !prim:
@@ -119,7 +131,6 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 	}
 	if old != nil { // it comes back before its loss was noticed
 		old.sender.Close(errors.New("the second node has opened a new stream"))
-		<-old.sender.Done()
 		r.mu.Lock()
 		r.noteEnd(old)
 		r.mu.Unlock()
@@ -151,7 +162,7 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, p plan) (*p
 			select {
 			case l.wrong <- difference{op, remote}:
 			default: // there are more of them than a copy could mend
-				go l.sender.Close(errors.New("too many differences"))
+				r.wg.Go(func() { l.sender.Close(errors.New("too many differences")) })
 			}
 		},
 	})
@@ -169,8 +180,12 @@ func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch jo
 			return nil
 		}
 		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err := r.mayJoin(epoch); err != nil {
+			r.wg.Go(func() { l.sender.Close(err) })
+			return nil
+		}
 		r.link = l
-		r.mu.Unlock()
 		return l.sender
 	})
 	if !ok {
@@ -193,6 +208,12 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 		l.sender.Close(err)
 		return err
 	}
+	r.mu.Lock()
+	before := r.passed
+	r.mu.Unlock()
+	if before != nil { // it still reads the trees and their index
+		<-before
+	}
 	var sources []reintegrate.Source
 	for _, f := range r.trees {
 		if !f.Tree().Indexed() {
@@ -205,41 +226,57 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 		Workers: rfs.NbRei, ZoneSize: rfs.ZoneSize, Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,
 		Logf: func(format string, args ...any) { r.log("I", "reintegre", format, args...) },
 	})
+	l.passed = make(chan struct{})
 	r.mu.Lock()
-	if !r.prim {
-		r.mu.Unlock()
-		l.sender.Close(errors.New("this node is no primary any more"))
-		return nil
+	err = r.mayJoin(epoch)
+	if err == nil {
+		err = r.record(State{Role: RoleAlone, Epoch: epoch})
 	}
-	if err := r.record(State{Role: RoleAlone, Epoch: r.state.Epoch}); err != nil {
+	if err != nil {
 		r.mu.Unlock()
 		l.sender.Close(err)
 		return err
 	}
-	r.link = l
-	r.mu.Unlock()
+	r.link, r.passed = l, l.passed
 	r.gate.Join(l.sender, l.pass)
+	r.mu.Unlock()
 	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch)})
 	r.wg.Go(func() { r.serve(ctx, l, epoch) })
 	return nil
 }
 
-// serve brings the second up to date and then waits for the end of the stream.
-func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch) {
-	if err := r.bringUp(ctx, l); err != nil {
-		l.sender.Close(err)
-	} else {
-		r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch)})
+// mayJoin returns why a second that was welcomed in epoch may not join now. mu is
+// held.
+func (r *Replica) mayJoin(epoch journal.Epoch) error {
+	if !r.prim || r.turns || r.ended || r.state.Epoch != epoch {
+		return errors.New("the role of this node has changed meanwhile")
 	}
-	for ended := false; !ended; {
+	return nil
+}
+
+// serve brings the second up to date and waits for the end of the stream. It
+// tells of the end at once: what waits because of it holds locks that the pass
+// may be waiting for.
+func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var up sync.WaitGroup
+	up.Go(func() {
+		if err := r.bringUp(ctx, l); err != nil {
+			l.sender.Close(err)
+			return
+		}
+		r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch)})
 		select {
 		case d := <-l.wrong:
 			l.sender.Close(d)
-		case <-l.sender.Done():
-			ended = true
+		case <-ctx.Done():
+			l.sender.Close(context.Cause(ctx))
 		}
-	}
+	})
+	<-l.sender.Done()
 	r.lost(l, epoch)
+	cancel(l.sender.Err())
+	up.Wait()
 }
 
 // bringUp runs the reintegration, if one is needed, and tells the second that it
@@ -272,19 +309,15 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		for _, f := range r.trees {
 			f.Tree().FinishIndex(err == nil || f.Tree().Indexed())
 		}
+		close(l.passed)
 		if err != nil {
 			return err
 		}
 		sum = summary{Copied: true, Stats: stats}
 	}
-	r.mu.Lock()
-	err := r.record(State{Role: RoleConnected, Epoch: r.state.Epoch})
-	r.mu.Unlock()
-	if err != nil {
+	if err := r.connected(l); err != nil {
 		return err
 	}
-	r.gate.Synced()
-	l.synced.Store(true)
 	for _, f := range r.trees {
 		f.FlushTimes()
 	}
@@ -297,6 +330,22 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 	}
 	_, err = l.sender.Drain(ctx)
 	return err
+}
+
+// connected records that this primary is not surely the newest any more, unless
+// the second behind l is not the one to be told that it is in sync.
+func (r *Replica) connected(l *primaryLink) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.link != l || r.turns && l.copying() {
+		return errors.New("another role or another second came before the end of the synchronisation")
+	}
+	if err := r.record(State{Role: RoleConnected, Epoch: r.state.Epoch}); err != nil {
+		return err
+	}
+	l.synced.Store(true)
+	r.gate.Synced(l.sender)
+	return nil
 }
 
 // lost tells of the end of the stream to the second.

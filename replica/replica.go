@@ -50,26 +50,29 @@ const (
 
 // Replica owns the data of one module on this host.
 //
-// Lock order: cmd, then mu. cmd makes the commands that change the role one
-// after the other; Alone, Outdate, Status and the goroutines of the streams take
-// mu only. mu is never held over a wait for the network or a disk, except for
-// the write of the state record.
+// Lock order: cmd or joins, then the gate's, then mu. cmd makes the commands that
+// change the role one after the other, joins the seconds that are admitted; Alone,
+// Outdate, Status and the goroutines of the streams take mu only. mu is never held
+// over a wait for the network or a disk, except for the write of the state record.
 type Replica struct {
 	cfg    Config
 	gate   *fs.Gate
 	trees  []*fs.FS
 	events *hub
 
-	cmd sync.Mutex
+	cmd   sync.Mutex
+	joins sync.Mutex
 
 	mu     sync.Mutex
 	state  State // as on disk
 	prim   bool  // the gate is open
+	turns  bool  // Promote or Demote is under way: no second is admitted
 	synced bool  // second: the data is the primary's, and nothing has said otherwise since
 	base   State // primary: what a peer has that lacks nothing (RoleClean), if nothing was changed since
 	seq    journal.Seq
-	link   *primaryLink // primary: the stream to the second, nil if none was accepted
-	follow *follower    // second
+	link   *primaryLink  // primary: the stream to the second, nil if none was accepted
+	passed chan struct{} // closed when the last pass that was begun has ended; nil: none
+	follow *follower     // second
 	ended  bool
 
 	stop context.CancelCauseFunc
@@ -218,7 +221,7 @@ func (r *Replica) suspect(remote bool, err error) {
 		l := r.link
 		r.mu.Unlock()
 		if l != nil {
-			go l.sender.Close(fmt.Errorf("fsync failed on the second node: %w", err))
+			l.sender.Close(fmt.Errorf("fsync failed on the second node: %w", err))
 		}
 		return
 	}
@@ -249,36 +252,19 @@ func (r *Replica) Promote(ctx context.Context, epoch uint64, force Force) error 
 		s.Epoch = journal.Epoch(epoch)
 		return r.record(s)
 	}
-	switch {
-	case !r.state.Consistent() && force < ForcePrimforce:
-		r.mu.Unlock()
-		return ErrInconsistent
-	case !r.synced && !r.state.Uptodate() && force < ForcePrim:
-		r.mu.Unlock()
-		return ErrNotUptodate
-	case journal.Epoch(epoch) <= r.state.Epoch && r.state.Role != RoleNone:
-		defer r.mu.Unlock()
-		return fmt.Errorf("promote to epoch %d: the data already holds operations of epoch %d", epoch, r.state.Epoch)
-	}
-	wasSynced := r.synced
+	err := r.mayRule(epoch, force)
 	f := r.follow
 	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	if err := f.end(); err != nil { // everything that was received is applied now
 		return err
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if wasSynced && !r.synced && force < ForcePrim { // outdated meanwhile
-		return ErrNotUptodate
-	}
-	r.base = State{}
-	if wasSynced {
-		r.base = State{Role: RoleClean, Epoch: r.state.Epoch, Seq: f.applied()}
-	}
-	if err := r.record(State{Role: RoleConnected, Epoch: journal.Epoch(epoch)}); err != nil {
+	if err := r.reign(epoch, force, f); err != nil {
 		return err
 	}
-	r.follow, r.synced, r.prim, r.seq = nil, false, true, 0
+	defer r.turned()
 	for _, f := range r.trees {
 		f.Rule()
 	}
@@ -286,36 +272,71 @@ func (r *Replica) Promote(ctx context.Context, epoch uint64, force Force) error 
 	return nil
 }
 
+// mayRule returns why this host may not be the primary of epoch. mu is held.
+func (r *Replica) mayRule(epoch uint64, force Force) error {
+	switch {
+	case !r.state.Consistent() && force < ForcePrimforce:
+		return ErrInconsistent
+	case !r.synced && !r.state.Uptodate() && force < ForcePrim:
+		return ErrNotUptodate
+	case journal.Epoch(epoch) <= r.state.Epoch && r.state.Role != RoleNone:
+		return fmt.Errorf("promote to epoch %d: the data already holds operations of epoch %d", epoch, r.state.Epoch)
+	}
+	return nil
+}
+
+// reign records that this host is the primary of epoch. f has ended: until then
+// it may have begun a synchronisation, or this host may have been outdated.
+func (r *Replica) reign(epoch uint64, force Force, f *follower) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.mayRule(epoch, force); err != nil {
+		return err
+	}
+	base := State{}
+	if r.synced {
+		base = State{Role: RoleClean, Epoch: r.state.Epoch, Seq: f.applied()}
+	}
+	if err := r.record(State{Role: RoleConnected, Epoch: journal.Epoch(epoch)}); err != nil {
+		return err
+	}
+	r.base, r.follow, r.synced, r.prim, r.turns, r.seq = base, nil, false, true, true, 0
+	return nil
+}
+
+// turned lets seconds in again.
+func (r *Replica) turned() {
+	r.mu.Lock()
+	r.turns = false
+	r.mu.Unlock()
+}
+
 // Alone lets the primary go on without its peer, which cannot be promoted any
-// more: see ha.Replica.
+// more: see ha.Replica. A second that has joined since stays.
 func (r *Replica) Alone(_ context.Context, epoch uint64) error {
 	r.mu.Lock()
-	if !r.prim {
-		defer r.mu.Unlock()
-		return fmt.Errorf("alone in epoch %d: this replica is no primary", epoch)
-	}
-	l := r.link
-	if l != nil && l.copying() {
-		defer r.mu.Unlock()
-		return nil // a second has come back and is being brought up to date
-	}
-	r.link = nil
+	prim, l := r.prim, r.link
 	r.mu.Unlock()
-	if l != nil {
-		l.sender.Close(errors.New("the supervisor goes on without the second node"))
+	switch {
+	case !prim:
+		return fmt.Errorf("alone in epoch %d: this replica is no primary", epoch)
+	case l != nil && (l.sender.Err() == nil || l.copying()):
+		return nil
+	case l != nil:
 		<-l.sender.Done()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.prim || r.link != nil {
+	if !r.prim || r.link != l {
 		return nil
-	}
-	if l != nil {
-		r.noteEnd(l)
 	}
 	if err := r.record(State{Role: RoleAlone, Epoch: r.state.Epoch}); err != nil {
 		return err
 	}
+	if l != nil {
+		r.noteEnd(l)
+	}
+	r.link = nil
 	r.gate.Release()
 	return nil
 }
@@ -329,6 +350,10 @@ func (r *Replica) Outdate(_ context.Context, epoch uint64) error {
 		return fmt.Errorf("outdate by epoch %d: this replica is a primary", epoch)
 	}
 	r.synced = false
+	if f := r.follow; f != nil { // what it still says of being in sync is old
+		f.void = true
+		f.stop()
+	}
 	if r.state.Role == RoleSyncing {
 		return nil
 	}
@@ -343,47 +368,59 @@ func (r *Replica) Demote(ctx context.Context) error {
 	defer r.cmd.Unlock()
 	r.mu.Lock()
 	if !r.prim {
-		defer r.mu.Unlock()
+		r.mu.Unlock()
 		return nil
 	}
+	r.turns = true
 	l := r.link
+	inSync := l != nil && !l.copying()
+	next := r.state // alone, or never told so
 	r.mu.Unlock()
-	if l != nil && l.sender.Err() != nil {
+	defer r.turned()
+	if inSync && l.sender.Err() != nil {
 		return fmt.Errorf("demote: the second node is lost: %w", l.sender.Err())
 	}
-	r.gate.Shut()
-	for _, f := range r.trees {
-		f.FlushTimes()
-	}
-	next := State{Role: RoleAlone, Epoch: r.epochNow()}
-	if l != nil && !l.copying() {
-		seq, err := l.sender.Drain(ctx)
-		if err != nil {
-			r.gate.Reopen()
-			return fmt.Errorf("demote: %w", err)
+	err := func() error {
+		stop := ctx.Done()
+		if inSync {
+			stop = l.sender.Done()
 		}
-		next = State{Role: RoleClean, Epoch: next.Epoch, Seq: seq}
+		if !r.gate.Shut(stop) {
+			return fmt.Errorf("the second node is lost, and what was under way is not known to be there: %w", errors.Join(ctx.Err(), l.failure()))
+		}
+		for _, f := range r.trees {
+			f.FlushTimes()
+		}
+		if inSync {
+			seq, err := l.sender.Drain(ctx)
+			if err != nil {
+				return err
+			}
+			if err := r.syncTrees(); err != nil { // a power cut must not make the record a lie
+				return err
+			}
+			next = State{Role: RoleClean, Epoch: next.Epoch, Seq: seq}
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err := r.record(next); err != nil {
+			return err
+		}
+		r.prim, r.link = false, nil
+		return nil
+	}()
+	if err != nil {
+		r.gate.Reopen()
+		return fmt.Errorf("demote: %w", err)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if err := r.record(next); err != nil {
-		return err
-	}
-	r.prim, r.link = false, nil
 	if l != nil {
-		go l.sender.Close(errors.New("this node is no primary any more"))
+		r.wg.Go(func() { l.sender.Close(errors.New("this node is no primary any more")) })
 	}
 	r.gate.Release()
 	for _, f := range r.trees {
 		f.Serve()
 	}
 	return nil
-}
-
-func (r *Replica) epochNow() journal.Epoch {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state.Epoch
 }
 
 // Stop ends the process: see ha.Replica.
@@ -436,6 +473,7 @@ func (r *Replica) stopClean(ctx context.Context) error {
 // closeLinks ends the streams without a word about the data.
 func (r *Replica) closeLinks(cause error) {
 	r.mu.Lock()
+	r.ended = true // neither gets a successor
 	l, f := r.link, r.follow
 	r.mu.Unlock()
 	if l != nil {

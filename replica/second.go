@@ -22,6 +22,7 @@ type follower struct {
 	addr   string
 	full   bool
 	joined atomic.Bool
+	void   bool // under Replica.mu: outdated, nothing of it counts any more
 	stop   context.CancelFunc
 	done   chan struct{}
 	fatal  error       // why it ended for good; after done
@@ -37,11 +38,12 @@ func (r *Replica) Follow(_ context.Context, epoch uint64, addr string, full bool
 	}
 	r.mu.Lock()
 	prim, old := r.prim, r.follow
+	void := old != nil && old.void
 	r.mu.Unlock()
 	if prim {
 		return fmt.Errorf("follow %s: this replica is a primary: demote it first", addr)
 	}
-	if old != nil && old.addr == addr && !full && old.alive() {
+	if old != nil && old.addr == addr && !full && !void && old.alive() {
 		return nil
 	}
 	if err := old.end(); err != nil {
@@ -155,6 +157,11 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 	}
 	if p.Copy {
 		r.mu.Lock()
+		if f.void { // before anything has changed
+			r.mu.Unlock()
+			link.Close()
+			return false, context.Canceled
+		}
 		err = r.record(State{Role: RoleSyncing, Epoch: welcome.Epoch})
 		r.synced = false
 		r.mu.Unlock()
@@ -196,8 +203,20 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		return
 	}
 	r := f.r
+	var s summary
+	copied := json.Unmarshal(op.Data, &s) == nil && s.Copied
+	var err error
+	if copied { // the record must not outlive the data that it speaks of
+		err = r.syncTrees()
+	}
 	r.mu.Lock()
-	err := r.record(State{Role: RoleSecond, Epoch: epoch})
+	if f.void {
+		r.mu.Unlock()
+		return
+	}
+	if err == nil {
+		err = r.record(State{Role: RoleSecond, Epoch: epoch})
+	}
 	r.synced = err == nil
 	r.mu.Unlock()
 	if err != nil {
@@ -205,8 +224,7 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		return
 	}
 	f.full = false
-	var s summary
-	if json.Unmarshal(op.Data, &s) == nil && s.Copied {
+	if copied {
 		r.log("E", "reintegre", "Copied %s", statistics(s.Stats))
 		r.log("E", "reintegre", "Reintegration ended (synchronize)")
 	}
