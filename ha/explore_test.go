@@ -145,7 +145,7 @@ func TestWalks(t *testing.T) {
 			if v := os.Getenv("SKFS_HA_SEED"); v != "" {
 				base, _ = strconv.ParseInt(v, 10, 64) // 0 is as good a seed
 			}
-			for i := range number(t, "SKFS_HA_WALKS", 150) {
+			for i := range number(t, "SKFS_HA_WALKS", 60) {
 				seed := base + int64(i)
 				if trail, bad := walk(seed, c.data, c.cuts, nil); bad != "" {
 					t.Fatalf("SKFS_HA_SEED=%d: %s\n%s", seed, bad, strings.Join(trail, "\n"))
@@ -205,7 +205,7 @@ func necessary(w *world) []move {
 
 // exploreLimit bounds the states that are visited after one fault, unless
 // SKFS_HA_STATES says otherwise. Most faults need less.
-const exploreLimit = 1_200
+const exploreLimit = 500
 
 // explore visits what w can become by itself, and returns how many states there are.
 func explore(t *testing.T, w *world, first string) int {
