@@ -47,30 +47,57 @@ func (f *FS) apply(op *journal.Op) error {
 		t.nameChanged(parent, op.Name)
 		return err
 	case journal.KindFsync:
-		return t.fsync(o, -1, op.Flags&1 != 0)
+		return t.applyFsync(o, op)
 	}
 	defer t.dataChanged(o)
 	switch op.Kind {
 	case journal.KindWrite:
-		_, err = t.write(o, -1, op.Data, op.Off)
+		n, err := t.write(o, -1, op.Data, op.Off)
+		if err != nil && n > 0 {
+			err = errPartHere
+		}
 		return err
 	case journal.KindSetAttr:
 		return t.setattr(o, op, -1)
 	case journal.KindSetXattr:
 		return t.setxattr(o, op.Name, op.Data, int(op.Flags))
 	case journal.KindRemoveXattr:
-		return t.removexattr(o, op.Name)
+		err := t.removexattr(o, op.Name)
+		if err == unix.ENODATA && op.Name == capsXattr {
+			err = nil // writers side by side have all asked for it, see killPriv
+		}
+		return err
 	case journal.KindFallocate:
 		return t.withWriter(o, -1, func(fd int) error { return unix.Fallocate(fd, op.Flags, op.Off, op.Len) })
 	case journal.KindTimes:
-		e, err := o.path()
-		if err != nil {
-			return err
-		}
-		defer e.put()
-		return utimes(e.fd, &[2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(op.Mtime)})
+		return t.setMtime(o, op.Mtime)
 	}
 	return unix.ENOSYS
+}
+
+// applyFsync makes the data and the size of o durable. The times that the
+// primary flushes too are not worth a commit of the file system's journal here:
+// if this host loses power it is brought up to date, times included, before it
+// can be of use.
+func (t *Tree) applyFsync(o *object, op *journal.Op) error {
+	if op.Valid&journal.SetMtime != 0 {
+		if err := t.setMtime(o, op.Mtime); err != nil {
+			return err
+		}
+	}
+	if o.typ != unix.S_IFREG {
+		return t.fsync(o, -1, false)
+	}
+	return t.withWriter(o, -1, unix.Fdatasync)
+}
+
+func (t *Tree) setMtime(o *object, mtime journal.Time) error {
+	e, err := o.path()
+	if err != nil {
+		return err
+	}
+	defer e.put()
+	return utimes(e.fd, &[2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, timespec(mtime)})
 }
 
 func (f *FS) applyCreate(op *journal.Op) error {
@@ -203,21 +230,45 @@ func (f *FS) applyRename(op *journal.Op) error {
 // nameChanged tells the kernel of a change of names that it did not make. Only
 // a mount that was the primary's has names cached.
 func (t *Tree) nameChanged(dir *object, name string) {
-	if f := t.kernel.Load(); f != nil {
-		f.server.EntryNotify(dir.node, name)
+	if f := t.kernel.Load(); f != nil && dir.known.Load() {
+		dir.changed.Store(true)
+		if t.cached.Load() {
+			f.server.EntryNotify(dir.node, name)
+		}
 	}
 }
 
-// dataChanged tells the kernel of a change of an object that it did not make.
+// dataChanged tells the kernel of a change of an object that it did not make. It
+// keeps nothing of what is not open (a mapping keeps a file open), but for
+// answers of the primary that were on their way when it ceased to be one: these
+// go with the first change, and with Rule.
 func (t *Tree) dataChanged(o *object) {
 	f := t.kernel.Load()
-	if f == nil {
+	if f == nil || !o.known.Load() {
 		return
 	}
+	first := !o.changed.Swap(true)
 	o.mu.Lock()
 	open := o.opens > 0
 	o.mu.Unlock()
-	if open {
+	if open || first {
 		f.server.InodeNotify(o.node, 0, 0)
+	}
+}
+
+// forgetKernel makes the kernel forget the attributes and the pages of all
+// objects, or of those only that were changed behind its back.
+func (f *FS) forgetKernel(changed bool) {
+	t := f.tree
+	t.mu.Lock()
+	nodes := make([]uint64, 0, len(t.nodes))
+	for n, o := range t.nodes {
+		if was := o.changed.Swap(false); was || !changed {
+			nodes = append(nodes, n)
+		}
+	}
+	t.mu.Unlock()
+	for _, n := range nodes {
+		f.server.InodeNotify(n, 0, 0)
 	}
 }

@@ -18,10 +18,6 @@ func (t *Tree) create(parent *object, op *journal.Op, st *unix.Stat_t) (o *objec
 		return nil, -1, err
 	}
 	defer p.put()
-	var pst unix.Stat_t
-	if err := unix.Fstat(p.fd, &pst); err != nil {
-		return nil, -1, err
-	}
 	perm := op.Mode & 0o7777
 	switch op.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -44,7 +40,7 @@ func (t *Tree) create(parent *object, op *journal.Op, st *unix.Stat_t) (o *objec
 	if err != nil {
 		return nil, -1, err
 	}
-	o, err = t.finish(fd, op, parent.mnt, pst.Mode&unix.S_ISGID != 0, st)
+	o, err = t.finish(fd, op, parent.mnt, st)
 	if err != nil {
 		flags := 0
 		if op.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -69,15 +65,11 @@ func (t *Tree) mktmp(dir *object, op *journal.Op, st *unix.Stat_t) (o *object, f
 		return nil, -1, err
 	}
 	defer p.put()
-	var pst unix.Stat_t
-	if err := unix.Fstat(p.fd, &pst); err != nil {
-		return nil, -1, err
-	}
 	fd, err = unix.Open(procPath(p.fd), unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, op.Mode&0o7777)
 	if err != nil {
 		return nil, -1, err
 	}
-	o, err = t.finish(fd, op, dir.mnt, pst.Mode&unix.S_ISGID != 0, st)
+	o, err = t.finish(fd, op, dir.mnt, st)
 	if err != nil {
 		unix.Close(fd)
 		return nil, -1, err
@@ -99,28 +91,31 @@ func (t *Tree) mktmp(dir *object, op *journal.Op, st *unix.Stat_t) (o *object, f
 }
 
 // finish gives a new object, open as fd, its owner, its special mode bits and
-// its identity.
-func (t *Tree) finish(fd int, op *journal.Op, mnt *boundary, setgidDir bool, st *unix.Stat_t) (*object, error) {
-	gid := int(op.GID)
-	if setgidDir {
-		gid = -1 // inherited
-	}
-	if op.UID != 0 || gid > 0 {
-		if err := unix.Fchownat(fd, "", int(op.UID), gid, unix.AT_EMPTY_PATH); err != nil {
-			return nil, err
-		}
-		if special := op.Mode & (unix.S_ISUID | unix.S_ISGID); special != 0 && op.Mode&unix.S_IFMT == unix.S_IFREG {
-			// chown has cleared them. The rest of the mode may come from a default ACL.
-			if err := unix.Fstat(fd, st); err != nil {
-				return nil, err
-			}
-			if err := unix.Fchmod(fd, st.Mode&0o7777|special); err != nil {
-				return nil, err
-			}
-		}
-	}
+// its identity. What the backing file system has made of the directory's
+// set-group-ID bit does not matter: see inherit.
+func (t *Tree) finish(fd int, op *journal.Op, mnt *boundary, st *unix.Stat_t) (*object, error) {
 	if err := unix.Fstat(fd, st); err != nil {
 		return nil, err
+	}
+	typ := op.Mode & unix.S_IFMT
+	if st.Uid != op.UID || st.Gid != op.GID {
+		if err := unix.Fchownat(fd, "", int(op.UID), int(op.GID), unix.AT_EMPTY_PATH); err != nil {
+			return nil, err
+		}
+		if err := unix.Fstat(fd, st); err != nil {
+			return nil, err
+		}
+	}
+	// chown clears these bits and mkdir does not take them. The rest of the mode
+	// may come from a default ACL.
+	const bits = unix.S_ISUID | unix.S_ISGID
+	if (typ == unix.S_IFREG || typ == unix.S_IFDIR) && (st.Mode^op.Mode)&bits != 0 {
+		if err := unix.Chmod(procPath(fd), st.Mode&0o7777&^bits|op.Mode&bits); err != nil {
+			return nil, err
+		}
+		if err := unix.Fstat(fd, st); err != nil {
+			return nil, err
+		}
 	}
 	h, err := handleAt(fd, "")
 	if err != nil {

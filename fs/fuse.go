@@ -112,6 +112,7 @@ func (f *FS) valid(o *object) time.Duration {
 // fillEntry answers with o, which the caller has counted one user for: that is
 // now the kernel's.
 func (f *FS) fillEntry(out *fuse.EntryOut, o *object, st *unix.Stat_t) {
+	o.known.Store(true)
 	out.NodeId = o.node
 	out.Generation = 1
 	v := f.valid(o)

@@ -110,12 +110,21 @@ func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fu
 	if err = f.execPriv(o, x.fd, ops); err == nil {
 		n, err = f.tree.write(o, x.fd, data, off)
 	}
-	f.leave(tk, err, o)
-	if err != nil && n == 0 {
-		return 0, status(err)
+	if err != nil && n > 0 {
+		f.leave(tk, errPartThere)
+		return uint32(n), fuse.OK
 	}
-	return uint32(n), fuse.OK
+	f.leave(tk, err, o)
+	return uint32(n), status(err)
 }
+
+// A write that was done in part only (a full disk) is a difference between the
+// hosts, whatever became of it on the other one: that stops at another byte. So
+// the two say so with errors that are never equal.
+const (
+	errPartThere = unix.ENOTRECOVERABLE // on the primary
+	errPartHere  = unix.EUCLEAN         // on the second
+)
 
 // Writev implements fuse.RawFileSystem: Write serves.
 func (f *FS) Writev(<-chan struct{}, *fuse.WriteIn, [][]byte) (uint32, fuse.Status) {
@@ -337,12 +346,11 @@ func (f *FS) sync(x *file, dataOnly bool) fuse.Status {
 	if !o.named() || !o.replicated() || !f.gate.Writable() {
 		return status(f.tree.fsync(o, x.fd, dataOnly))
 	}
-	if !dataOnly {
-		f.sendTimes(o)
-	}
 	op := &journal.Op{Kind: journal.KindFsync, Tree: f.tree.num, ID: o.id}
 	if dataOnly {
-		op.Flags = 1
+		op.Flags = journal.FsyncDataOnly
+	} else {
+		f.addTimes(op, o)
 	}
 	return status(f.gate.fsync(op, func() error { return f.tree.fsync(o, x.fd, dataOnly) }))
 }

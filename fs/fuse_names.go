@@ -25,6 +25,28 @@ func newMode(parent *object, mode, umask uint32) uint32 {
 	return mode
 }
 
+// inherit puts into op what a new object has from its directory: the group, if
+// that has the set-group-ID bit, and of a new directory this bit too. It is in the
+// operation because the directory of the other host may not have it yet (a
+// reintegration sends the attributes of directories last).
+func inherit(parent *object, op *journal.Op) error {
+	var st unix.Stat_t
+	if err := parent.stat(&st); err != nil {
+		return err
+	}
+	isDir := op.Mode&unix.S_IFMT == unix.S_IFDIR
+	if isDir {
+		op.Mode &^= unix.S_ISUID | unix.S_ISGID // mkdir(2) does not take them
+	}
+	if st.Mode&unix.S_ISGID != 0 {
+		op.GID = st.Gid
+		if isDir {
+			op.Mode |= unix.S_ISGID
+		}
+	}
+	return nil
+}
+
 // enterUnder is Gate.enter for a change of names in directory parent.
 func (f *FS) enterUnder(parent *object, ops ...*journal.Op) (ticket, error) {
 	if !parent.replicated() {
@@ -72,6 +94,9 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask, rdev uint32, targe
 		Mode: mode, UID: h.Uid, GID: h.Gid, Rdev: rdev, Data: []byte(target)}
 	if mode&unix.S_IFMT != unix.S_IFLNK {
 		op.Mode = newMode(parent, mode, umask)
+	}
+	if err := inherit(parent, op); err != nil {
+		return nil, -1, err
 	}
 	tk, err := f.enterUnder(parent, op)
 	if err != nil {
@@ -165,6 +190,9 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 	}
 	op := &journal.Op{Kind: journal.KindTmpfile, Tree: f.tree.num, ID: journal.NewFileID(),
 		Mode: newMode(dir, in.Mode&^unix.S_IFMT|unix.S_IFREG, in.Umask), UID: in.Uid, GID: in.Gid}
+	if err := inherit(dir, op); err != nil {
+		return status(err)
+	}
 	var st unix.Stat_t
 	o, fd, err := f.tree.mktmp(dir, op, &st)
 	if err != nil {

@@ -148,6 +148,11 @@ func (f *FS) xattr(o *object, op *journal.Op, exec func() error) fuse.Status {
 	}
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
+	if op.Kind == journal.KindRemoveXattr { // the usual refusal costs no round trip
+		if err := o.hasXattr(op.Name); err != nil {
+			return status(err)
+		}
+	}
 	tk, err := f.enterObject(o, op)
 	if err != nil {
 		return status(err)
@@ -155,4 +160,15 @@ func (f *FS) xattr(o *object, op *journal.Op, exec func() error) fuse.Status {
 	err = exec()
 	f.leave(tk, err)
 	return status(err)
+}
+
+// hasXattr returns ENODATA if o does not have the xattr.
+func (o *object) hasXattr(name string) error {
+	e, err := o.path()
+	if err != nil {
+		return err
+	}
+	defer e.put()
+	_, err = unix.Getxattr(procPath(e.fd), name, nil)
+	return err
 }

@@ -290,11 +290,12 @@ func (t ticket) done(err error) {
 	t.g.mu.RUnlock()
 }
 
-// post sends an operation that nobody waits for, if there is a peer.
-func (g *Gate) post(op *journal.Op) {
+// post sends an operation that nobody waits for, if there is a peer. It returns
+// whether it could.
+func (g *Gate) post(op *journal.Op) bool {
 	p := g.peer.Load()
 	if p == nil {
-		return
+		return false
 	}
 	ops := []*journal.Op{op}
 	if pass := p.pass.Load(); pass != nil {
@@ -302,9 +303,10 @@ func (g *Gate) post(op *journal.Op) {
 	}
 	for _, op := range ops {
 		if p.stream.Post(op) != nil {
-			return // whoever waits for something will notice
+			return false // whoever waits for something will notice
 		}
 	}
+	return true
 }
 
 // fsync runs local while the peer does the same, and returns when both are done.

@@ -87,6 +87,7 @@ func (f *FS) Mount() error {
 	if err := s.WaitMount(); err != nil {
 		return fmt.Errorf("mount on %s: %w", f.tree.dir, err)
 	}
+	f.tree.kernel.Store(f)
 	return nil
 }
 
@@ -116,11 +117,14 @@ func (f *FS) Unmount(patience time.Duration) (busy bool, err error) {
 func (f *FS) Tree() *Tree { return f.tree }
 
 // Rule prepares the tree for mutations by the kernel: this host is to be the
-// primary. Objects without identity get one when they are met.
+// primary. Objects without identity get one when they are met. What the kernel
+// has kept of what was changed since, it forgets: pages of a file that was mapped
+// and closed would be taken for the file's content for ever.
 func (f *FS) Rule() {
 	f.EndStream()
 	t := f.tree
-	t.kernel.Store(nil)
+	f.forgetKernel(true)
+	t.cached.Store(true)
 	t.mu.Lock()
 	for ino, o := range t.inos {
 		if isLocal(o.id) {
@@ -140,18 +144,9 @@ func (f *FS) Serve() {
 	if !was {
 		return
 	}
-	t.kernel.Store(f)
-	t.mu.Lock()
-	nodes := make([]uint64, 0, len(t.nodes))
-	for n := range t.nodes {
-		nodes = append(nodes, n)
-	}
-	t.mu.Unlock()
 	for _, o := range t.takeDirty() {
 		t.cleanTimes(o)
 		t.unref(o, 1)
 	}
-	for _, n := range nodes {
-		f.server.InodeNotify(n, 0, 0)
-	}
+	f.forgetKernel(false)
 }

@@ -440,6 +440,7 @@ func (t *Tree) Punch(id journal.FileID, off, n int64) error {
 		return err
 	}
 	defer t.unref(o, 1)
+	defer t.dataChanged(o)
 	return t.withWriter(o, -1, func(fd int) error {
 		var st unix.Stat_t
 		if err := unix.Fstat(fd, &st); err != nil {
@@ -460,6 +461,7 @@ func (t *Tree) SetAttrs(id journal.FileID, a *journal.Attrs) error {
 		return err
 	}
 	defer t.unref(o, 1)
+	defer t.dataChanged(o)
 	op := &journal.Op{Kind: journal.KindSetAttr, ID: id, Valid: journal.SetUID | journal.SetGID, UID: a.UID, GID: a.GID, Off: a.Size}
 	if o.typ == unix.S_IFREG {
 		op.Valid |= journal.SetSize

@@ -56,7 +56,24 @@ func (f *FS) sendTimes(o *object) {
 	if o.stat(&st) != nil {
 		return // gone
 	}
-	f.gate.post(&journal.Op{Kind: journal.KindTimes, Tree: f.tree.num, ID: o.id, Mtime: timeOf(st.Mtim)})
+	if !f.gate.post(&journal.Op{Kind: journal.KindTimes, Tree: f.tree.num, ID: o.id, Mtime: timeOf(st.Mtim)}) {
+		f.tree.dirtyTimes(o) // a second that lacks nothing else may join next
+	}
+}
+
+// addTimes lets a KindFsync of o carry the modification time, if the peer's
+// differs.
+func (f *FS) addTimes(op *journal.Op, o *object) {
+	if !o.owesTimes() {
+		return
+	}
+	l := o.lock.lockAll()
+	defer o.lock.unlock(l)
+	var st unix.Stat_t
+	if !f.gate.HasPeer() || o.stat(&st) != nil || !f.tree.cleanTimes(o) {
+		return
+	}
+	op.Valid, op.Mtime = journal.SetMtime, timeOf(st.Mtim)
 }
 
 func (o *object) owesTimes() bool {

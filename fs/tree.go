@@ -55,6 +55,9 @@ type Tree struct {
 	holds int
 
 	kernel atomic.Pointer[FS] // where changes behind the kernel's back are told
+	cached atomic.Bool        // the kernel may have kept names from when this host was the primary
+
+	naming sync.Mutex // held while an object is given its identity, so that it gets one only
 }
 
 // boundary is a file system mounted inside the replicated directory: it is shown
@@ -85,6 +88,9 @@ type object struct {
 
 	caps       atomic.Int32 // security.capability: 0 not known, 1 none, 2 has
 	defaultACL atomic.Int32 // a directory's default ACL: likewise
+
+	known   atomic.Bool // the kernel has been told of it
+	changed atomic.Bool // behind the kernel's back, since it last forgot everything about it
 }
 
 func (o *object) isDir() bool { return o.typ == unix.S_IFDIR }
@@ -122,6 +128,7 @@ func OpenTree(dir string, num uint8) (*Tree, error) {
 	t.mu.Lock()
 	o := t.insert(journal.RootID(num), h, st.Ino, unix.S_IFDIR, nil)
 	o.refs = 1 // for ever
+	o.known.Store(true)
 	t.mu.Unlock()
 	return t, nil
 }
@@ -347,13 +354,25 @@ func (t *Tree) adoptFd(fd int, parent *object, st *unix.Stat_t) (*object, error)
 		if !t.assign.Load() {
 			return t.use(localID(st, h), h, st, nil), nil
 		}
-		id = journal.NewFileID()
-		err = writeID(fd, id, st.Ino)
+		id, err = t.identify(fd, st.Ino)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return t.use(id, h, st, nil), nil
+}
+
+// identify gives the object open as fd (O_PATH) an identity, unless somebody else
+// who has met it has just done so.
+func (t *Tree) identify(fd int, ino uint64) (journal.FileID, error) {
+	t.naming.Lock()
+	defer t.naming.Unlock()
+	id, err := readIDFd(fd, ino)
+	if errors.Is(err, errNoID) {
+		id = journal.NewFileID()
+		err = writeID(fd, id, ino)
+	}
+	return id, err
 }
 
 // localMark is in the middle of the identities that localID makes.
