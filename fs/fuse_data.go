@@ -352,7 +352,11 @@ func (f *FS) sync(x *file, dataOnly bool) fuse.Status {
 	} else {
 		f.addTimes(op, o)
 	}
-	return status(f.gate.fsync(op, func() error { return f.tree.fsync(o, x.fd, dataOnly) }))
+	sent, err := f.gate.fsync(op, func() error { return f.tree.fsync(o, x.fd, dataOnly) })
+	if !sent && op.Valid != 0 {
+		f.tree.dirtyTimes(o) // still owed
+	}
+	return status(err)
 }
 
 // Release implements fuse.RawFileSystem.

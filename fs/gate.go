@@ -310,7 +310,8 @@ func (g *Gate) post(op *journal.Op) bool {
 }
 
 // fsync runs local while the peer does the same, and returns when both are done.
-func (g *Gate) fsync(op *journal.Op, local func() error) error {
+// sent says whether the peer took part.
+func (g *Gate) fsync(op *journal.Op, local func() error) (sent bool, err error) {
 	p := g.peer.Load()
 	var pending *journal.Pending
 	var lost error
@@ -323,7 +324,7 @@ func (g *Gate) fsync(op *journal.Op, local func() error) error {
 			pending, lost = p.stream.Start(op)
 		}
 	}
-	err := local()
+	err = local()
 	if err != nil && g.Suspect != nil {
 		g.Suspect(false, err)
 	}
@@ -335,10 +336,10 @@ func (g *Gate) fsync(op *journal.Op, local func() error) error {
 	}
 	if lost != nil {
 		if e := g.frozen(p); e != 0 {
-			return e
+			return false, e
 		}
 	}
-	return err
+	return pending != nil && lost == nil, err
 }
 
 // errno is the error that an application sees.

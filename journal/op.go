@@ -97,6 +97,9 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind(%d)", uint8(k))
 }
 
+// FsyncDataOnly in Op.Flags of KindFsync is fdatasync.
+const FsyncDataOnly uint32 = 1
+
 // Bits of Op.Valid for KindSetAttr.
 const (
 	SetMode uint32 = 1 << iota
