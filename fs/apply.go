@@ -47,7 +47,7 @@ func (f *FS) apply(op *journal.Op) error {
 		t.nameChanged(parent, op.Name)
 		return err
 	case journal.KindFsync:
-		return t.applyFsync(o, op)
+		return t.applyFsync(o)
 	}
 	defer t.dataChanged(o)
 	switch op.Kind {
@@ -79,12 +79,7 @@ func (f *FS) apply(op *journal.Op) error {
 // primary flushes too are not worth a commit of the file system's journal here:
 // if this host loses power it is brought up to date, times included, before it
 // can be of use.
-func (t *Tree) applyFsync(o *object, op *journal.Op) error {
-	if op.Valid&journal.SetMtime != 0 {
-		if err := t.setMtime(o, op.Mtime); err != nil {
-			return err
-		}
-	}
+func (t *Tree) applyFsync(o *object) error {
 	if o.typ != unix.S_IFREG {
 		return t.fsync(o, -1, false)
 	}

@@ -349,14 +349,8 @@ func (f *FS) sync(x *file, dataOnly bool) fuse.Status {
 	op := &journal.Op{Kind: journal.KindFsync, Tree: f.tree.num, ID: o.id}
 	if dataOnly {
 		op.Flags = journal.FsyncDataOnly
-	} else {
-		f.addTimes(op, o)
 	}
-	sent, err := f.gate.fsync(op, func() error { return f.tree.fsync(o, x.fd, dataOnly) })
-	if !sent && op.Valid != 0 {
-		f.tree.dirtyTimes(o) // still owed
-	}
-	return status(err)
+	return status(f.gate.fsync(op, func() error { return f.tree.fsync(o, x.fd, dataOnly) }))
 }
 
 // Release implements fuse.RawFileSystem.

@@ -310,8 +310,7 @@ func (g *Gate) post(op *journal.Op) bool {
 }
 
 // fsync runs local while the peer does the same, and returns when both are done.
-// sent says whether the peer took part.
-func (g *Gate) fsync(op *journal.Op, local func() error) (sent bool, err error) {
+func (g *Gate) fsync(op *journal.Op, local func() error) error {
 	p := g.peer.Load()
 	var pending *journal.Pending
 	var lost error
@@ -324,7 +323,7 @@ func (g *Gate) fsync(op *journal.Op, local func() error) (sent bool, err error) 
 			pending, lost = p.stream.Start(op)
 		}
 	}
-	err = local()
+	err := local()
 	if err != nil && g.Suspect != nil {
 		g.Suspect(false, err)
 	}
@@ -336,10 +335,10 @@ func (g *Gate) fsync(op *journal.Op, local func() error) (sent bool, err error) 
 	}
 	if lost != nil {
 		if e := g.frozen(p); e != 0 {
-			return false, e
+			return e
 		}
 	}
-	return pending != nil && lost == nil, err
+	return err
 }
 
 // errno is the error that an application sees.
