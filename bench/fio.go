@@ -17,7 +17,9 @@ func fioJob(name string, f figure, args ...string) *job {
 	return &job{
 		name: name, figures: []figure{f}, needs: []string{"fio"},
 		prepare: func(s site) error {
-			_, err := fio(s, append(slices.Clone(args), "--bs=1M", "--create_only=1")...) // the last --bs counts
+			// In blocks of the job's own size: the size of the first writes decides that
+			// of the folios in ext4's page cache, and with it the cost of later ones.
+			_, err := fio(s, append(slices.Clone(args), "--create_only=1")...)
 			return err
 		},
 		run: func(s site) ([]float64, error) {
