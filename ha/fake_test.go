@@ -122,6 +122,8 @@ func (r *fakeReplica) Alone(ctx context.Context, epoch uint64) error {
 	})
 }
 
+func (r *fakeReplica) Cut(ctx context.Context) error { return nil } // streams of the fake break by themselves
+
 func (r *fakeReplica) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
 	return r.with(func(n, _ *fakeNode) error {
 		r.d.note(r.i, "follow %d full=%v", epoch, full)

@@ -393,6 +393,10 @@ func (w *world) exec(i, k int) {
 			if r.primary && !r.joined {
 				w.alone(i)
 			}
+		case TaskCut:
+			if r.primary && r.joined {
+				w.unjoin()
+			}
 		case TaskFollow:
 			switch {
 			case r.primary:

@@ -56,6 +56,10 @@ type Replica interface {
 	// that stream stays, in sync or not.
 	Alone(ctx context.Context, epoch uint64) error
 
+	// Cut ends the stream to the second, which is silent on all heartbeats, as if
+	// it had broken: PeerLost follows. No effect when there is none.
+	Cut(ctx context.Context) error
+
 	// Follow makes this node the read-only second of the primary of epoch at
 	// addr (host:port) and returns; joining goes on in the background, and is
 	// tried again, after every loss too, until another call says otherwise.

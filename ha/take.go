@@ -247,6 +247,11 @@ func (m *machine) linked(e Linked) {
 		m.say("heart", fmt.Sprintf("Resource heartbeat.%s set to %s by heart", m.Conf.Heartbeats[e.Index], value))
 	}
 	if m.silent() {
+		if m.Reign && m.Conf.HasData && m.Data.Running {
+			// A host that lost its power closes no connection: without this its
+			// primary would wait for an answer until locktimeout. PeerLost follows.
+			m.run(Task{Kind: TaskCut})
+		}
 		m.Peer = Beat{}
 		m.remote(Remote{RoleUnknown, Grey})
 	}

@@ -100,6 +100,12 @@ func (c *Client) Alone(ctx context.Context, epoch uint64) error {
 	return err
 }
 
+// Cut ends the stream to a second that is silent.
+func (c *Client) Cut(ctx context.Context) error {
+	_, err := c.call(ctx, request{Method: "cut"})
+	return err
+}
+
 // Follow makes the replica the second of the primary at addr (host:port).
 func (c *Client) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
 	_, err := c.call(ctx, request{Method: "follow", Epoch: epoch, Addr: addr, Full: full})

@@ -341,6 +341,17 @@ func (r *Replica) Alone(_ context.Context, epoch uint64) error {
 	return nil
 }
 
+// Cut ends the stream to the second as if it had broken: see ha.Replica.
+func (r *Replica) Cut() error {
+	r.mu.Lock()
+	l := r.link
+	r.mu.Unlock()
+	if l != nil {
+		l.sender.Close(errors.New("the second node is silent on all heartbeats"))
+	}
+	return nil
+}
+
 // Outdate records that the primary of epoch goes on without this second: see
 // ha.Replica.
 func (r *Replica) Outdate(_ context.Context, epoch uint64) error {
