@@ -83,6 +83,9 @@ func (c *fdCache) add(o *object, rw bool, fd int) *fdEntry {
 	if old != nil {
 		old.tree.unref(old, 1)
 	}
+	if !o.named() { // purge may have come before: the caller keeps e, the cache must not
+		c.purge(o)
+	}
 	return e
 }
 

@@ -147,7 +147,7 @@ func (f *FS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fuse.
 
 // Forget implements fuse.RawFileSystem.
 func (f *FS) Forget(node, n uint64) {
-	if o := f.tree.byNode(node); o != nil && o.id != journal.RootID(f.tree.num) {
+	if o := f.tree.byNodeItself(node); o != nil && o.id != journal.RootID(f.tree.num) {
 		f.tree.unref(o, int64(n))
 	}
 }

@@ -73,7 +73,8 @@ type object struct {
 	node   uint64 // FUSE node id
 	typ    uint32 // S_IFMT bits
 	handle handle
-	mnt    *boundary // not nil: on another file system, not replicated
+	mnt    *boundary              // not nil: on another file system, not replicated
+	real   atomic.Pointer[object] // of a stand-in (see localID): the object that took its place
 
 	lock rangeLock
 
@@ -196,6 +197,9 @@ func (t *Tree) unref(o *object, n int64) {
 		unix.Close(o.orphan)
 		o.orphan = -1
 	}
+	if r := o.real.Load(); gone && r != nil {
+		t.unref(r, 1)
+	}
 }
 
 // remove forgets o. t.mu is held.
@@ -212,10 +216,44 @@ func (t *Tree) remove(o *object) {
 // byNode returns the object of a FUSE node id. The kernel holds a reference to
 // it while it uses the id.
 func (t *Tree) byNode(node uint64) *object {
-	t.mu.Lock()
-	o := t.nodes[node]
-	t.mu.Unlock()
+	o := t.byNodeItself(node)
+	if o != nil && o.mnt == nil && isLocal(o.id) && t.assign.Load() {
+		return t.realOf(o)
+	}
 	return o
+}
+
+func (t *Tree) byNodeItself(node uint64) *object {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.nodes[node]
+}
+
+// realOf returns the object with the identity that o, a stand-in, did not have
+// when it was met on SECOND. A process may have kept it open, or as its working
+// directory, until this host became the primary; the peer knows no stand-ins.
+func (t *Tree) realOf(o *object) *object {
+	if r := o.real.Load(); r != nil {
+		return r
+	}
+	e, err := o.path()
+	if err != nil {
+		return o
+	}
+	defer e.put()
+	var st unix.Stat_t
+	if err := unix.Fstat(e.fd, &st); err != nil {
+		return o
+	}
+	id, err := t.identify(e.fd, st.Ino)
+	if err != nil {
+		return o
+	}
+	r := t.use(id, o.handle, &st, nil) // until o is forgotten
+	if !o.real.CompareAndSwap(nil, r) {
+		t.unref(r, 1)
+	}
+	return o.real.Load()
 }
 
 // byID returns the object with an identity, using the index for objects that are

@@ -227,3 +227,50 @@ func TestMappedAtPromotion(t *testing.T) {
 		t.Errorf("after promotion: %q %v, expected '3'", got[:1], err)
 	}
 }
+
+// TestOpenedBeforeIdentified works through a directory that was opened on the
+// second before any reintegration had given it its identity.
+func TestOpenedBeforeIdentified(t *testing.T) {
+	ctx := context.Background()
+	prepare := func(dir string) {
+		if err := os.Mkdir(filepath.Join(dir, "sub"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a := newHost(t, "a", "127.0.0.1:36170", conf.AsyncSecond, prepare)
+	b := newHost(t, "b", "127.0.0.1:36171", conf.AsyncSecond, prepare)
+	early, err := os.Open(filepath.Join(b.dir, "sub"))
+	b.must(err)
+	defer early.Close()
+	a.must(a.c.Promote(ctx, 1, ForcePrim))
+	a.must(a.c.Alone(ctx, 1))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.wait(EventSynced)
+	a.must(a.c.Demote(ctx))
+	b.must(b.c.Promote(ctx, 2, NoForce))
+	b.must(b.c.Alone(ctx, 2))
+	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], false))
+	a.wait(EventSynced)
+	b.must(unix.Mkdirat(int(early.Fd()), "made", 0o755))
+	b.must(unix.Fchmod(int(early.Fd()), 0o700))
+	settled(t, b, a)
+	if s, err := b.c.Status(ctx); err != nil || !s.Synced {
+		t.Errorf("the hosts are not in sync any more: %+v %v", s, err)
+	}
+}
+
+// TestTimesAfterCleanRejoin stops the second in order just after a change, before
+// the modification time could be sent, and lets it join again without a copy.
+func TestTimesAfterCleanRejoin(t *testing.T) {
+	ctx := context.Background()
+	a, b := pairOn(t, 36180)
+	a.must(os.Mkdir(filepath.Join(a.dir, "d"), 0o755))
+	b.stop(true)
+	a.wait(EventPeerLost)
+	time.Sleep(timesInterval + timesInterval/2) // the next try to send it fails
+	a.must(a.c.Alone(ctx, 1))
+	b.start()
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.wait(EventSynced)
+	settled(t, a, b)
+}

@@ -32,7 +32,7 @@ type host struct {
 	end     chan error
 }
 
-func newHost(t *testing.T, name, addr string, async conf.Async) *host {
+func newHost(t *testing.T, name, addr string, async conf.Async, prepare ...func(dir string)) *host {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: FUSE mounts and file handles")
@@ -44,6 +44,9 @@ func newHost(t *testing.T, name, addr string, async conf.Async) *host {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, f := range prepare {
+		f(h.dir)
 	}
 	var err error
 	if h.backing, err = os.Open(h.dir); err != nil {
