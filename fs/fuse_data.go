@@ -86,6 +86,10 @@ func (f *FS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (fuse.ReadResu
 	return fuse.ReadResultData(buf[:n]), fuse.OK
 }
 
+// pieceMax is the most that a write sends in one operation, bytes: the second
+// checks one piece while the next arrives.
+const pieceMax = 256 << 10
+
 // Write implements fuse.RawFileSystem.
 func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	x := f.file(in.Fh)
@@ -101,7 +105,9 @@ func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fu
 	if err != nil {
 		return 0, status(err)
 	}
-	ops = append(ops, &journal.Op{Kind: journal.KindWrite, Tree: f.tree.num, ID: o.id, Off: off, Data: data})
+	for n := 0; n < len(data) || n == 0; n += pieceMax {
+		ops = append(ops, &journal.Op{Kind: journal.KindWrite, Tree: f.tree.num, ID: o.id, Off: off + int64(n), Data: data[n:min(n+pieceMax, len(data))]})
+	}
 	tk, err := f.enterObject(o, ops...)
 	if err != nil {
 		return 0, status(err)

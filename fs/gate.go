@@ -18,6 +18,8 @@ type Stream interface {
 	// Wait returns when the operation is as safe as the mode of the module asks,
 	// or with an error when the peer is lost.
 	Wait(journal.Seq) error
+	// Commit is Submit and Wait.
+	Commit(op *journal.Op) error
 	// Post is Submit without a Wait; op.Data is copied.
 	Post(op *journal.Op) error
 	// Start submits an operation whose result is wanted.
@@ -96,6 +98,7 @@ func (g *Gate) Open(frozen error) {
 type noStream struct{ err error }
 
 func (n noStream) Submit(*journal.Op) (journal.Seq, error)     { return 0, n.err }
+func (n noStream) Commit(*journal.Op) error                    { return n.err }
 func (n noStream) Wait(journal.Seq) error                      { return n.err }
 func (n noStream) Post(*journal.Op) error                      { return n.err }
 func (n noStream) Start(*journal.Op) (*journal.Pending, error) { return nil, n.err }
@@ -251,6 +254,9 @@ func filter(pass Pass, ops []*journal.Op) []*journal.Op {
 }
 
 func (p *peer) send(ops []*journal.Op) error {
+	if len(ops) == 1 {
+		return p.stream.Commit(ops[0])
+	}
 	var last journal.Seq
 	for _, op := range ops {
 		seq, err := p.stream.Submit(op)
