@@ -22,6 +22,7 @@ type FS struct {
 	tree   *Tree
 	gate   *Gate
 	server *fuse.Server
+	served chan struct{} // closed when the server has ended
 
 	fmu   sync.RWMutex // protects what follows
 	files map[uint64]*file

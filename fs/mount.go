@@ -83,7 +83,11 @@ func (f *FS) Mount() error {
 		return fmt.Errorf("mount on %s: %w", f.tree.dir, err)
 	}
 	f.server = s
-	go s.Serve()
+	f.served = make(chan struct{})
+	go func() {
+		defer close(f.served)
+		s.Serve()
+	}()
 	if err := s.WaitMount(); err != nil {
 		return fmt.Errorf("mount on %s: %w", f.tree.dir, err)
 	}
@@ -91,14 +95,20 @@ func (f *FS) Mount() error {
 	return nil
 }
 
-// Unmount gives the plain directory back. While processes use the mount it waits
-// for them, patience long at most; then it detaches the mount and they get errors
-// once this process ends. busy says that it came to that.
+// Unmount gives the plain directory back and returns when the last request has
+// been answered, so that the tree can be closed. While processes use the mount it
+// waits for them, patience long at most; then it detaches the mount and they get
+// errors once this process ends. busy says that it came to that.
 func (f *FS) Unmount(patience time.Duration) (busy bool, err error) {
 	for end := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
 		err := unix.Unmount(f.tree.dir, 0)
 		if err == nil || errors.Is(err, syscall.EINVAL) {
-			return false, nil
+			select {
+			case <-f.served:
+				return false, nil
+			case <-time.After(max(time.Until(end), time.Second)):
+				return true, nil // mounted in another namespace too
+			}
 		}
 		if !errors.Is(err, syscall.EBUSY) {
 			return false, fmt.Errorf("unmount %s: %w", f.tree.dir, err)
