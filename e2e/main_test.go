@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skfs/skfs/e2e/lab"
+	"github.com/skfs/skfs/e2e/ledger"
 	"github.com/skfs/skfs/e2e/pair"
 )
 
@@ -19,7 +20,7 @@ import (
 var skfs string
 
 func TestMain(m *testing.M) {
-	lab.Main(nil)
+	lab.Main(ledger.Roles())
 	code, err := withBinary(m.Run)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -58,6 +59,21 @@ func withBinary(run func() int) (code int, err error) {
 
 // long says whether to run everything to the full (make e2e-long).
 func long() bool { return os.Getenv("E2E_LONG") != "" }
+
+// rounds is how often to do something: E2E_ROUNDS when it is set.
+func rounds(t *testing.T, short, full int) int {
+	t.Helper()
+	n := short
+	if long() {
+		n = full
+	}
+	if given := os.Getenv("E2E_ROUNDS"); given != "" {
+		if _, err := fmt.Sscan(given, &n); err != nil {
+			t.Fatalf("E2E_ROUNDS: %v", err)
+		}
+	}
+	return n
+}
 
 // patience is how long a single change of state may take.
 const patience = 60 * time.Second

@@ -70,7 +70,12 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.pair.Close()) }()
+	defer func() {
+		if !o.Keep {
+			d.say("removing the hosts and their disks")
+		}
+		err = errors.Join(err, d.pair.Close())
+	}()
 	d.notes = filepath.Join(d.pair.Lab.Dir(), "acknowledged")
 	if err := d.play(ctx); err != nil {
 		return fmt.Errorf("%w\n%s", err, d.pair.Logs())
@@ -270,7 +275,6 @@ func (d *demo) figures() {
 
 `, d.compared.Files, d.compared.Directories, float64(d.compared.Bytes)/1e6, d.verdict.Noted, len(d.verdict.Missing),
 		d.takeover.Seconds(), d.gap.Seconds(), d.copiedRei)
-	d.say("done")
 }
 
 // keep leaves the hosts up and says how to look at them.

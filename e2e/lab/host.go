@@ -148,7 +148,15 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 	argv := h.lab.Self()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), RoleEnv(holderRole, string(arg))...)
-	cmd.Stderr = os.Stderr
+	// Not this process's own output: a kept host would hold it open.
+	complaints, err := os.OpenFile(filepath.Join(h.dir(), "holder.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		lifeW.Close()
+		readyW.Close()
+		return nil, err
+	}
+	defer complaints.Close()
+	cmd.Stderr = complaints
 	cmd.Dir = "/"
 	cmd.ExtraFiles = []*os.File{lifeLine: lifeR, readyLine: readyW, switchLine: switchNS}
 	cmd.SysProcAttr = &unix.SysProcAttr{

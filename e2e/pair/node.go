@@ -98,6 +98,43 @@ func (n *Node) KillDaemon() error {
 	return nil
 }
 
+// HasDaemon says whether a daemon that StartDaemon started lives.
+func (n *Node) HasDaemon() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.daemon == nil {
+		return false
+	}
+	select {
+	case <-n.daemon.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// Leftovers names the processes of the host that are not its daemon, and its
+// FUSE mounts: what a stopped module must not have.
+func (n *Node) Leftovers() ([]string, error) {
+	var left []string
+	all, err := n.Processes()
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range all {
+		if len(p.Args) < 2 || filepath.Base(p.Args[0]) != filepath.Base(n.skfs) || p.Args[1] != "daemon" {
+			left = append(left, p.String())
+		}
+	}
+	mounts, err := n.Mounts()
+	for _, m := range mounts {
+		if strings.HasPrefix(m.FS, "fuse") {
+			left = append(left, "mount on "+m.Path)
+		}
+	}
+	return left, err
+}
+
 // Replicas returns the replica processes of the host.
 func (n *Node) Replicas() ([]lab.Process, error) {
 	all, err := n.Processes()
