@@ -383,44 +383,6 @@ func (f *FS) Release(_ <-chan struct{}, in *fuse.ReleaseIn) {
 	f.tree.unref(x.o, 1)
 }
 
-// birth returns the operations that bring a file to the peer which never had a
-// name: everything but the name. The file is locked.
-func (f *FS) birth(o *object) ([]*journal.Op, error) {
-	fd, err := o.open(unix.O_RDONLY)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	var st unix.Stat_t
-	if err := unix.Fstat(fd, &st); err != nil {
-		return nil, err
-	}
-	ops := []*journal.Op{{Kind: journal.KindTmpfile, Tree: f.tree.num, ID: o.id, Mode: st.Mode, UID: st.Uid, GID: st.Gid}}
-	err = dataRanges(fd, 0, st.Size, func(off, end int64) error {
-		for off < end {
-			b := make([]byte, min(end-off, 1<<20))
-			n, err := unix.Pread(fd, b, off)
-			if err != nil || n == 0 {
-				return err
-			}
-			ops = append(ops, &journal.Op{Kind: journal.KindWrite, Tree: f.tree.num, ID: o.id, Off: off, Data: b[:n]})
-			off += int64(n)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	xattrs, err := f.tree.xattrs(o)
-	if err != nil {
-		return nil, err
-	}
-	for name, value := range xattrs {
-		ops = append(ops, &journal.Op{Kind: journal.KindSetXattr, Tree: f.tree.num, ID: o.id, Name: name, Data: value})
-	}
-	return append(ops, &journal.Op{Kind: journal.KindSetAttr, Tree: f.tree.num, ID: o.id, Valid: journal.SetSize | journal.SetMode, Off: st.Size, Mode: st.Mode}), nil
-}
-
 // dataRanges calls fn for every range of [off, end) of fd that is not a hole.
 func dataRanges(fd int, off, end int64, fn func(off, end int64) error) error {
 	for off < end {

@@ -229,12 +229,9 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	born := o.tmpfile
 	o.mu.Unlock()
 	if born && parent.replicated() {
-		// The peer has never heard of it.
-		birth, err := f.birth(o)
-		if err != nil {
+		if err := f.bear(o); err != nil {
 			return status(err)
 		}
-		ops = append(birth, ops...)
 		ops = append(ops, &journal.Op{Kind: journal.KindRelease, Tree: f.tree.num, ID: o.id})
 	}
 	tk, err := f.enterUnder(parent, ops...)

@@ -231,6 +231,18 @@ func (g *Gate) enter(ops ...*journal.Op) (ticket, syscall.Errno) {
 	return ticket{g: g, peer: p, ops: ops}, 0
 }
 
+// unpeered says whether there is no peer, and if so that something is being
+// changed: one that lacks nothing else must not join now.
+func (g *Gate) unpeered() bool {
+	g.mu.RLock()
+	defer g.mu.RUnlock()
+	if g.peer.Load() != nil {
+		return false
+	}
+	g.noteChange()
+	return true
+}
+
 func (g *Gate) noteChange() {
 	if !g.changed.Load() {
 		g.changed.Store(true)

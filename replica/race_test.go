@@ -274,3 +274,31 @@ func TestTimesAfterCleanRejoin(t *testing.T) {
 	b.wait(EventSynced)
 	settled(t, a, b)
 }
+
+// TestNamedLater gives a file that was born without a name one, on a pair.
+func TestNamedLater(t *testing.T) {
+	a, b := pairOn(t, 36182)
+	fd, err := unix.Open(a.dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
+	a.must(err)
+	defer unix.Close(fd)
+	for _, off := range []int64{0, 1<<20 - 3, 5 << 20} { // with a hole
+		_, err := unix.Pwrite(fd, bytes.Repeat([]byte{byte(off>>16) + 1}, 1<<20+5), off)
+		a.must(err)
+	}
+	capability := []byte("\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00") // cap_net_bind_service
+	for name, value := range map[string][]byte{"user.a": []byte("b"), "security.capability": capability} {
+		a.must(unix.Fsetxattr(fd, name, value, 0))
+	}
+	a.must(unix.Fchmod(fd, 0o755))
+	a.must(unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", fd), unix.AT_FDCWD, filepath.Join(a.dir, "named"), unix.AT_SYMLINK_FOLLOW))
+	settled(t, a, b)
+	for _, name := range []string{"user.a", "security.capability"} {
+		var x, y [64]byte
+		n, err := unix.Getxattr(filepath.Join(a.dir, "named"), name, x[:])
+		a.must(err)
+		m, err := unix.Getxattr(filepath.Join(b.dir, "named"), name, y[:])
+		if err != nil || !bytes.Equal(x[:n], y[:m]) {
+			t.Errorf("%s: %q here, %q (%v) there", name, x[:n], y[:m], err)
+		}
+	}
+}
