@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,6 +24,8 @@ type chaos struct {
 	next  uint64 // entry to ask for next
 	load  *ledger.Load
 	rnd   *rand.Rand
+
+	postgres bool // the application is PostgreSQL
 }
 
 // dataDir is where the application keeps its entries.
@@ -46,22 +49,38 @@ func (c *chaos) begin() {
 	within(c.t, patience, func(ctx context.Context) (err error) {
 		var addrs []string
 		for _, n := range c.Nodes {
-			addrs = append(addrs, n.Addr("default").String()+":"+ledger.Port)
+			addrs = append(addrs, c.addr(n))
 		}
-		c.load, err = ledger.StartLoad(ctx, c.Client, ledger.DriveSpec{Addrs: addrs, Notes: c.notes, Workers: 4, First: c.next})
+		c.load, err = ledger.StartLoad(ctx, c.Client, ledger.DriveSpec{Addrs: addrs, Notes: c.notes, Workers: 4, First: c.next, Postgres: c.postgres})
 		return err
 	})
 }
 
-// end stops the load, and then everything acknowledged must be there and both
-// hosts must have the same on disk.
-func (c *chaos) end() ledger.Summary {
+// addr is where the application of a host answers.
+func (c *chaos) addr(n *pair.Node) string {
+	port := ledger.Port
+	if c.postgres {
+		port = ledger.PostgresPort
+	}
+	return net.JoinHostPort(n.Addr("default").String(), port)
+}
+
+// stop stops the load.
+func (c *chaos) stop() ledger.Summary {
 	c.t.Helper()
 	summary, err := c.load.Stop()
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	c.next = summary.Asked + 1
+	return summary
+}
+
+// end stops the load, and then everything acknowledged must be there and both
+// hosts must have the same on disk.
+func (c *chaos) end() ledger.Summary {
+	c.t.Helper()
+	summary := c.stop()
 	prim := c.primary()
 	within(c.t, patience, func(ctx context.Context) error {
 		v, err := ledger.CheckOn(ctx, prim.Host, c.kind, dataDir, c.notes)
@@ -227,6 +246,25 @@ func TestChaos(t *testing.T) {
 	}
 }
 
+// gone waits for the last processes of a stopped module to end.
+func gone(ctx context.Context, n *pair.Node) error {
+	ctx, stop := context.WithTimeout(ctx, 5*time.Second)
+	defer stop()
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		left, err := n.Leftovers()
+		if err != nil || len(left) == 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("on %s is left: %v", n.Name(), left)
+		case <-poll.C:
+		}
+	}
+}
+
 // nothingLeft stops the module on both hosts: nothing of it may run or be mounted
 // then.
 func (c *chaos) nothingLeft() {
@@ -240,11 +278,7 @@ func (c *chaos) nothingLeft() {
 			if err := n.Await(ctx, "STOP"); err != nil {
 				return err
 			}
-			left, err := n.Leftovers()
-			if err == nil && len(left) > 0 {
-				err = fmt.Errorf("on %s is left: %v", n.Name(), left)
-			}
-			return err
+			return gone(ctx, n)
 		})
 	}
 }

@@ -25,7 +25,8 @@ func hiddenMount(path string) string {
 }
 
 // makeRoot gives the calling process's mount namespace a root of its own: a small
-// tmpfs with the machine's top directories bound into it, a /proc for the
+// tmpfs with the machine's top directories bound into it, without what is mounted
+// there by FUSE, a /proc for the
 // process namespace, a /run of its own, and the disks.
 func makeRoot(root string, disks []mountSpec) error {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -41,6 +42,9 @@ func makeRoot(root string, disks []mountSpec) error {
 	// root with it.
 	if err := unix.Unmount(filepath.Join(root, root), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("unmount the copy of %s: %w", root, err)
+	}
+	if err := dropFuse(root); err != nil {
+		return err
 	}
 	for _, special := range []struct{ dir, fs, data string }{{"proc", "proc", ""}, {"run", "tmpfs", "mode=0755"}} {
 		dir := filepath.Join(root, special.dir)
@@ -65,6 +69,23 @@ func makeRoot(root string, disks []mountSpec) error {
 		}
 	}
 	return enterRoot(root)
+}
+
+// dropFuse takes the machine's FUSE mounts out of the new root: the host has
+// nothing to do with them, and would keep them alive after their end.
+func dropFuse(root string) error {
+	mounts, err := readMounts("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if strings.HasPrefix(m.FS, "fuse") && strings.HasPrefix(m.Path, root+"/") {
+			if err := unix.Unmount(m.Path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+				return fmt.Errorf("unmount %s: %w", m.Path, err)
+			}
+		}
+	}
+	return nil
 }
 
 func mountDisk(root string, d mountSpec) error {

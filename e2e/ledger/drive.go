@@ -39,6 +39,8 @@ type DriveSpec struct {
 	Notes   string   // file for the acknowledged numbers, one a line
 	Workers int      // connections at once
 	First   uint64   // the first number; those of one ledger must not repeat
+
+	Postgres bool // the application is a PostgreSQL server instead of Serve
 }
 
 // Args makes the arguments of Drive.
@@ -114,11 +116,35 @@ func (d *driver) acked(id uint64) {
 	}
 }
 
+// session is a connection to the application. put returns when the entry is
+// acknowledged; after an error the session is of no more use.
+type session interface {
+	put(id uint64) error
+	close() error
+}
+
+// refusal is an error that the application answered with, as opposed to silence.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// connect opens a session with the application at an address.
+func (d *driver) connect(ctx context.Context, addr string) (session, error) {
+	dialer := net.Dialer{Timeout: dialPatience}
+	c, err := dialer.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	if d.spec.Postgres {
+		return startPostgres(c)
+	}
+	return &lineSession{conn: c, answers: bufio.NewReader(c)}, nil
+}
+
 // work asks over one connection after the other.
 func (d *driver) work(ctx context.Context, worker int) {
-	dialer := net.Dialer{Timeout: dialPatience}
 	for at := worker; ctx.Err() == nil; at++ {
-		c, err := dialer.DialContext(ctx, "tcp", d.spec.Addrs[at%len(d.spec.Addrs)])
+		s, err := d.connect(ctx, d.spec.Addrs[at%len(d.spec.Addrs)])
 		if err != nil {
 			select {
 			case <-ctx.Done():
@@ -126,31 +152,47 @@ func (d *driver) work(ctx context.Context, worker int) {
 			}
 			continue
 		}
-		d.ask(ctx, c)
-		c.Close()
+		d.ask(ctx, s)
+		s.close()
 	}
 }
 
-// ask asks over a connection until it fails.
-func (d *driver) ask(ctx context.Context, c net.Conn) {
-	answers := bufio.NewReader(c)
+// ask asks over a session until it fails.
+func (d *driver) ask(ctx context.Context, s session) {
 	for ctx.Err() == nil {
 		id := d.next.Add(1) - 1
-		c.SetDeadline(time.Now().Add(answerPatience))
-		if _, err := fmt.Fprintln(c, id); err != nil {
-			return
-		}
-		answer, err := answers.ReadString('\n')
-		if err != nil {
-			return
-		}
-		answer = strings.TrimSpace(answer)
-		if answer != fmt.Sprint(id) {
-			d.mu.Lock()
-			d.summary.LastErr = answer
-			d.mu.Unlock()
+		if err := s.put(id); err != nil {
+			var said refusal
+			if errors.As(err, &said) {
+				d.mu.Lock()
+				d.summary.LastErr = string(said)
+				d.mu.Unlock()
+			}
 			return
 		}
 		d.acked(id)
 	}
 }
+
+// lineSession speaks the protocol of Serve.
+type lineSession struct {
+	conn    net.Conn
+	answers *bufio.Reader
+}
+
+func (s *lineSession) put(id uint64) error {
+	s.conn.SetDeadline(time.Now().Add(answerPatience))
+	if _, err := fmt.Fprintln(s.conn, id); err != nil {
+		return err
+	}
+	answer, err := s.answers.ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if answer = strings.TrimSpace(answer); answer != fmt.Sprint(id) {
+		return refusal(answer)
+	}
+	return nil
+}
+
+func (s *lineSession) close() error { return s.conn.Close() }

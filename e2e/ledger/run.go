@@ -15,13 +15,15 @@ import (
 
 // Roles are the helper processes of the ledger, for lab.Main.
 func Roles() map[string]lab.Role {
-	return map[string]lab.Role{serveRole: Serve, driveRole: Drive, checkRole: checkHere}
+	return map[string]lab.Role{serveRole: Serve, driveRole: Drive, checkRole: checkHere, checkPostgresRole: checkPostgresHere}
 }
 
 const (
 	serveRole = "ledger-serve"
 	driveRole = "ledger-drive"
 	checkRole = "ledger-check"
+
+	checkPostgresRole = "ledger-check-postgres"
 )
 
 // Scripts returns the commands of start_prim and stop_prim of a module whose
@@ -115,6 +117,27 @@ func CheckOn(ctx context.Context, h *lab.Host, kind, dir, notes string) (Verdict
 		return v, err
 	}
 	return v, json.Unmarshal([]byte(out), &v)
+}
+
+// CheckPostgresOn runs CheckPostgres on a host.
+func CheckPostgresOn(ctx context.Context, h *lab.Host, addr, notes string) (Verdict, error) {
+	var v Verdict
+	out, err := h.RunCommand(h.RoleCommand(ctx, checkPostgresRole, addr, notes))
+	if err != nil {
+		return v, err
+	}
+	return v, json.Unmarshal([]byte(out), &v)
+}
+
+func checkPostgresHere(args []string) error {
+	if len(args) != 2 {
+		return fmt.Errorf("ledger: %d arguments, expected address and notes", len(args))
+	}
+	v, err := CheckPostgres(args[0], args[1])
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(v)
 }
 
 func checkHere(args []string) error {
