@@ -191,6 +191,11 @@ func (r *Replica) syncTrees() error {
 func (r *Replica) applier(mark func(*journal.Op)) *applier {
 	return newApplier(r.trees, mark, func(tree int) {
 		r.log("E", "reintegre", "Updating directory tree from %s", r.trees[tree].Tree().Dir())
+	}, func(err error) { // whatever becomes of the primary
+		if oerr := r.Outdate(context.Background(), r.epoch()); oerr != nil {
+			err = errors.Join(err, oerr)
+		}
+		r.suspect(false, err)
 	})
 }
 

@@ -80,14 +80,15 @@ type applier struct {
 	pass  journal.Applier      // what the reintegration has a say in, then ordinary
 	mark  func(op *journal.Op) // KindMark
 	begin func(tree int)       // KindSyncBegin
+	lame  func(error)          // KindFsync that failed
 }
 
-func newApplier(trees []*fs.FS, mark func(*journal.Op), begin func(tree int)) *applier {
+func newApplier(trees []*fs.FS, mark func(*journal.Op), begin func(tree int), lame func(error)) *applier {
 	var sinks []reintegrate.Sink
 	for _, f := range trees {
 		sinks = append(sinks, sink{f.Tree()})
 	}
-	return &applier{trees: trees, pass: reintegrate.NewTarget(sinks).Around(ordinary(trees)), mark: mark, begin: begin}
+	return &applier{trees: trees, pass: reintegrate.NewTarget(sinks).Around(ordinary(trees)), mark: mark, begin: begin, lame: lame}
 }
 
 // Apply implements journal.Applier.
@@ -102,7 +103,11 @@ func (a *applier) Apply(op *journal.Op) journal.Result {
 	case journal.KindSyncBegin:
 		a.begin(int(op.Tree))
 	}
-	return a.pass.Apply(op)
+	res := a.pass.Apply(op)
+	if op.Kind == journal.KindFsync && res.Errno != 0 && res.Errno != syscall.ENOENT {
+		a.lame(res.Errno)
+	}
+	return res
 }
 
 // ordinary applies live operations.
