@@ -55,7 +55,9 @@
 // not. X is the object, V what has the target name already.
 //
 //	operation          forwarded               besides
-//	create in L        as it is                X is settled from birth
+//	create in L        as it is                X is settled from birth; its attributes
+//	                                           are sent again at the end, because what it
+//	                                           inherits in L may differ there until then
 //	create in N        –
 //	tmpfile            as it is                X is settled from birth
 //	link into L        as it is                X pending: put(X) instead, X is queued

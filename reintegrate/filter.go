@@ -36,6 +36,13 @@ func (t *table) decide(op *journal.Op) verdict {
 			return verdict{}
 		}
 		t.objects[op.ID] = settled
+		if t.objects[op.Parent] == dirListed {
+			// SECOND's directory may have another default ACL or group to inherit.
+			if op.Mode&sIFMT == sIFDIR {
+				t.objects[op.ID] = dirListed
+			}
+			t.born = append(t.born, dirRef{op.ID, op.Tree})
+		}
 		return forward(op)
 
 	case journal.KindTmpfile:

@@ -183,18 +183,35 @@ func (p *Pass) sendDirAttrs() error {
 	p.dirs = nil
 	p.mu.Unlock()
 	for _, d := range dirs {
-		err := p.source(d.tree).WithObject(d.id, func(a *Attrs, _ File) error {
-			return p.sendAttrs(d.tree, d.id, a)
-		})
-		switch {
-		case err == nil:
-		case errors.Is(err, os.ErrNotExist):
-			p.table.settle(d.id)
-		default:
-			return fmt.Errorf("attributes of directory %s: %w", d.id, err)
+		if err := p.sendAttrsOf(d); err != nil {
+			return err
 		}
 	}
 	p.meter.other(int64(len(dirs)))
+	// What was born is there by now: its directory was locked meanwhile.
+	for d, ok := p.table.takeBorn(); ok; d, ok = p.table.takeBorn() {
+		if err := p.sendAttrsOf(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendAttrsOf sends the attributes of an object of which all else is settled.
+func (p *Pass) sendAttrsOf(d dirRef) error {
+	err := p.source(d.tree).WithObject(d.id, func(a *Attrs, _ File) error {
+		if p.table.get(d.id) == passing { // started again by Failed: its copier sends them
+			return nil
+		}
+		return p.sendAttrs(d.tree, d.id, a)
+	})
+	switch {
+	case err == nil:
+	case errors.Is(err, os.ErrNotExist):
+		p.table.settle(d.id)
+	default:
+		return fmt.Errorf("attributes of object %s: %w", d.id, err)
+	}
 	return nil
 }
 

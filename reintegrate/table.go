@@ -69,6 +69,22 @@ type table struct {
 	walking   bool
 	elsewhere map[journal.FileID]struct{} // may have names in pending directories
 	nameless  map[journal.FileID]struct{} // born without a name during the pass
+
+	// Made in directories of which SECOND did not have the attributes: what they
+	// have inherited there may be wrong. Parents come before their children.
+	born []dirRef
+}
+
+// takeBorn takes the oldest of born.
+func (t *table) takeBorn() (d dirRef, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.born) == 0 {
+		t.born = nil
+		return d, false
+	}
+	d, t.born = t.born[0], t.born[1:]
+	return d, true
 }
 
 func newTable() *table {
