@@ -73,7 +73,7 @@ func (a *App) daemon(c *cli.Context) (err error) {
 func (a *App) self(node string, started time.Time) web.Node {
 	n := web.Node{Name: node, Version: Version, PID: os.Getpid(), Started: started, Safe: a.paths.Safe, SafeVar: a.paths.SafeVar}
 	if c, err := a.paths.LoadCluster(); err == nil {
-		if name, err := ownName(c, node); err == nil {
+		if name, err := c.LocalNode(node); err == nil {
 			n.Name = name
 		}
 	}

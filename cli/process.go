@@ -93,7 +93,7 @@ func (a *App) replica(c *cli.Context) error {
 	if rfs == nil {
 		return fmt.Errorf("module %s replicates nothing", am)
 	}
-	node, err := ownName(cluster, c.String("node"))
+	node, err := cluster.LocalNode(c.String("node"))
 	if err != nil {
 		return err
 	}

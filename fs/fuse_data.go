@@ -189,17 +189,7 @@ func (f *FS) execPriv(o *object, fd int, ops []*journal.Op) error {
 // enterObject is Gate.enter for a change of o itself. A file without names is
 // nobody else's business, nor is one on another file system.
 func (f *FS) enterObject(o *object, ops ...*journal.Op) (ticket, error) {
-	if !o.named() || !o.replicated() {
-		if e := f.gate.enterQuiet(); e != 0 {
-			return ticket{}, e
-		}
-		return ticket{}, nil
-	}
-	tk, e := f.gate.enter(ops...)
-	if e != 0 {
-		return ticket{}, e
-	}
-	return tk, nil
+	return f.enter(o.named() && o.replicated(), ops...)
 }
 
 // change carries out a KindSetAttr on o, which is not locked.

@@ -49,7 +49,13 @@ func inherit(parent *object, op *journal.Op) error {
 
 // enterUnder is Gate.enter for a change of names in directory parent.
 func (f *FS) enterUnder(parent *object, ops ...*journal.Op) (ticket, error) {
-	if !parent.replicated() {
+	return f.enter(parent.replicated(), ops...)
+}
+
+// enter takes a change through the gate; one that does not travel needs to know
+// only that the gate is open.
+func (f *FS) enter(travels bool, ops ...*journal.Op) (ticket, error) {
+	if !travels {
 		if e := f.gate.enterQuiet(); e != 0 {
 			return ticket{}, e
 		}
@@ -62,7 +68,7 @@ func (f *FS) enterUnder(parent *object, ops ...*journal.Op) (ticket, error) {
 	return tk, nil
 }
 
-// leave ends what enterUnder began, and notes whose modification times changed.
+// leave ends what enter began, and notes whose modification times changed.
 func (f *FS) leave(tk ticket, err error, changed ...*object) {
 	if tk.g == nil {
 		return

@@ -1,7 +1,6 @@
 package ha
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -96,39 +95,4 @@ func nodesOf(c *conf.Cluster, beats []conf.Heartbeat) []string {
 		}
 	}
 	return nodes
-}
-
-// localNode is the node of the cluster that has an address of this host.
-func localNode(c *conf.Cluster) (string, error) {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return "", err
-	}
-	mine := map[string]bool{}
-	for _, a := range addrs {
-		if n, ok := a.(*net.IPNet); ok {
-			mine[n.IP.String()] = true
-		}
-	}
-	found := map[string]bool{}
-	for _, l := range c.Lans {
-		for _, n := range l.Nodes {
-			ips, err := net.LookupIP(n.LocalHost())
-			if err != nil {
-				continue
-			}
-			if slices.ContainsFunc(ips, func(ip net.IP) bool { return mine[ip.String()] }) {
-				found[n.Name] = true
-			}
-		}
-	}
-	switch len(found) {
-	case 1:
-		for name := range found {
-			return name, nil
-		}
-	case 0:
-		return "", errors.New("no node of cluster.xml has an address of this host")
-	}
-	return "", errors.New("several nodes of cluster.xml have addresses of this host")
 }

@@ -296,11 +296,9 @@ func (s *Supervisor) read(module string) (*moduleConf, error) {
 	if err != nil {
 		return nil, err
 	}
-	node := s.o.Node
-	if node == "" {
-		if node, err = localNode(c); err != nil {
-			return nil, err
-		}
+	node, err := c.LocalNode(s.o.Node)
+	if err != nil {
+		return nil, err
 	}
 	s.mu.Lock()
 	s.node = node
