@@ -176,9 +176,9 @@ func (p *Pair) Settled(ctx context.Context) (*tree.Result, error) {
 	poll := time.NewTicker(settlePoll)
 	defer poll.Stop()
 	for deadline := time.Now().Add(settlePatience); ; {
+		late := time.Now().After(deadline) // of its beginning: a comparison can take long itself
 		r, err := p.Compare(ctx)
-		// A file may come or go under the comparison while the second applies.
-		late := time.Now().After(deadline)
+		// An error may be a file that came or went while the second applied.
 		if err == nil && r.Equal() || late {
 			return r, err
 		}
