@@ -224,6 +224,11 @@ func (m *machine) yields(p Beat) bool {
 			return false
 		}
 		m.say("heart", "The other server has taken over: giving up")
+		if m.Conf.HasData && m.Data.Running {
+			// Nobody will say any more that what waits may be answered, and a process
+			// that waits for its file system cannot be stopped.
+			m.run(Task{Kind: TaskAbandon})
+		}
 		return true
 	}
 	if p.Unprotected {

@@ -122,7 +122,9 @@ func (r *fakeReplica) Alone(ctx context.Context, epoch uint64) error {
 	})
 }
 
-func (r *fakeReplica) Cut(ctx context.Context) error { return nil } // streams of the fake break by themselves
+// Streams of the fake break by themselves, and nothing waits in it.
+func (r *fakeReplica) Cut(ctx context.Context) error     { return nil }
+func (r *fakeReplica) Abandon(ctx context.Context) error { return nil }
 
 func (r *fakeReplica) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
 	return r.with(func(n, _ *fakeNode) error {

@@ -424,6 +424,8 @@ func (m *module) callReplica(ctx context.Context, mc *moduleConf, r Replica, a R
 		d.Err = r.Alone(ctx, t.Epoch)
 	case TaskCut:
 		d.Err = r.Cut(ctx)
+	case TaskAbandon:
+		d.Err = r.Abandon(ctx)
 	case TaskFollow:
 		d.Err = r.Follow(ctx, t.Epoch, mc.flow, t.Full)
 	case TaskOutdate:

@@ -60,6 +60,10 @@ type Replica interface {
 	// it had broken: PeerLost follows. No effect when there is none.
 	Cut(ctx context.Context) error
 
+	// Abandon makes changes that wait, and all that come, fail: the peer has taken
+	// over. The replica is of no more use than to be stopped.
+	Abandon(ctx context.Context) error
+
 	// Follow makes this node the read-only second of the primary of epoch at
 	// addr (host:port) and returns; joining goes on in the background, and is
 	// tried again, after every loss too, until another call says otherwise.

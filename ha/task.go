@@ -20,8 +20,9 @@ const (
 	TaskAlone   // Epoch
 	TaskOutdate // Epoch
 	TaskStatus
-	TaskCut  // end the stream to a peer that is silent
-	TaskJoin // swap: give the former primary some time to join before anything is written
+	TaskCut     // end the stream to a peer that is silent
+	TaskAbandon // fail the changes that wait: the peer has taken over
+	TaskJoin    // swap: give the former primary some time to join before anything is written
 
 	TaskClaim   // wait until the peer has conceded Drop, or is silent
 	MarkRole    // Role
@@ -30,7 +31,7 @@ const (
 )
 
 var taskNames = [...]string{"", "script", "start replica", "stop replica", "promote", "follow", "demote", "alone",
-	"outdate", "status", "cut", "join", "claim", "role", "release", "end"}
+	"outdate", "status", "cut", "abandon", "join", "claim", "role", "release", "end"}
 
 func (k TaskKind) String() string { return taskNames[k] }
 

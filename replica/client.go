@@ -106,6 +106,12 @@ func (c *Client) Cut(ctx context.Context) error {
 	return err
 }
 
+// Abandon makes changes that wait fail: the peer has taken over.
+func (c *Client) Abandon(ctx context.Context) error {
+	_, err := c.call(ctx, request{Method: "abandon"})
+	return err
+}
+
 // Follow makes the replica the second of the primary at addr (host:port).
 func (c *Client) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
 	_, err := c.call(ctx, request{Method: "follow", Epoch: epoch, Addr: addr, Full: full})

@@ -17,7 +17,7 @@ import (
 
 // request is one line of a client.
 type request struct {
-	Method string `json:"method"` // status promote alone cut follow outdate demote stop events
+	Method string `json:"method"` // status promote alone cut abandon follow outdate demote stop events
 	Epoch  uint64 `json:"epoch,omitempty"`
 	Force  Force  `json:"force,omitempty"`
 	Addr   string `json:"addr,omitempty"`
@@ -234,6 +234,8 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 		return r.Alone(ctx, req.Epoch)
 	case "cut":
 		return r.Cut()
+	case "abandon":
+		return r.Abandon()
 	case "follow":
 		return r.Follow(ctx, req.Epoch, req.Addr, req.Full)
 	case "outdate":
@@ -243,7 +245,7 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 	case "stop":
 		return r.Stop(ctx, req.Clean)
 	}
-	return fmt.Errorf("method %q: expected status, promote, alone, cut, follow, outdate, demote, stop or events", req.Method)
+	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop or events", req.Method)
 }
 
 // serveEvents streams events to the one client that listens.

@@ -357,6 +357,15 @@ func (r *Replica) Cut() error {
 	return nil
 }
 
+// Abandon makes changes that wait fail: see ha.Replica.
+func (r *Replica) Abandon() error {
+	if err := r.Cut(); err != nil {
+		return err
+	}
+	r.gate.Abort()
+	return nil
+}
+
 // Outdate records that the primary of epoch goes on without this second: see
 // ha.Replica.
 func (r *Replica) Outdate(_ context.Context, epoch uint64) error {
