@@ -103,6 +103,11 @@ func newPair(t *testing.T, c pair.Config) *pair.Pair {
 		if t.Failed() {
 			t.Log(p.Logs())
 		}
+		for _, n := range p.Nodes {
+			if crash, err := n.Crashes(); err != nil || crash != "" {
+				t.Error(crash, err)
+			}
+		}
 		if err := p.Close(); err != nil {
 			t.Error(err)
 		}

@@ -317,6 +317,31 @@ func (n *Node) logs() string {
 	return b.String()
 }
 
+// Crashes returns what the processes of skfs on this host printed of panics and
+// data races, in whichever of its lives.
+func (n *Node) Crashes() (string, error) {
+	vars, err := n.Backing(safeVar)
+	if err != nil {
+		return "", err
+	}
+	var found strings.Builder
+	for _, file := range []string{n.daemonLog(), filepath.Join(vars, "modules", Module, "replica.log")} {
+		data, err := os.ReadFile(file)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		for _, sign := range []string{"panic: ", "fatal error: ", "WARNING: DATA RACE"} {
+			if _, after, ok := strings.Cut(string(data), sign); ok {
+				fmt.Fprintf(&found, "%s of %s:\n%s%s\n", filepath.Base(file), n.Name(), sign, after[:min(len(after), 8000)])
+			}
+		}
+	}
+	return found.String(), nil
+}
+
 // BootNode switches the host on and starts its daemon.
 func (n *Node) BootNode(ctx context.Context) error {
 	if err := n.Boot(); err != nil {
