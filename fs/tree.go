@@ -292,6 +292,15 @@ func (t *Tree) use(id journal.FileID, h handle, st *unix.Stat_t, mnt *boundary) 
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.objects[id]
+	if o != nil && o.handle != h {
+		// What had the identity was deleted, and is only still in use: a
+		// reintegration or a replay has made the object anew.
+		delete(t.objects, id)
+		if t.inos[o.ino] == o {
+			delete(t.inos, o.ino)
+		}
+		o = nil
+	}
 	if o == nil {
 		o = t.insert(id, h, st.Ino, st.Mode&unix.S_IFMT, mnt)
 	}
