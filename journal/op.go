@@ -82,7 +82,7 @@ const (
 	KindSyncEnd   // Data: the pass is complete: drop what no name refers to: always answered
 	KindPunch     // Off Len: the range becomes a hole; size unchanged
 
-	KindMark // nothing: takes a Seq, so that its ack says that all before it has arrived
+	KindMark // Flags Data (of the owners of both ends): changes nothing; its ack says that all before it has arrived
 	kindEnd
 )
 

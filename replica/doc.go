@@ -4,7 +4,7 @@
 // socket through which the supervisor of the module rules it.
 //
 //	           control socket
-//	                │ promote alone follow outdate demote stop
+//	                │ promote alone cut abandon follow outdate demote stop
 //	                ▼
 //	 idle ──promote──▶ primary ──demote──▶ idle
 //	   │ ▲                │ frozen ⇄ alone ⇄ copying ⇄ in sync
@@ -14,7 +14,8 @@
 //
 // It outlives the daemon: nothing here depends on somebody listening, except
 // that a primary that has lost its second while in sync is frozen until it is
-// told Alone, or until the second comes back.
+// told Alone, until the second comes back, or until it is told Abandon because the
+// peer has taken over: then what waits fails.
 //
 // # What is promised
 //
