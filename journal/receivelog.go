@@ -236,17 +236,25 @@ type Replayed struct {
 //
 // The data may already hold any part of these operations: Apply must take an
 // operation again, one that cannot be done any more fails and is counted. Their
-// order makes the end the same.
-func (l *ReceiveLog) Replay(a Applier) (Replayed, error) {
+// order makes the end the same. Operations of epoch up to after are not applied:
+// the owner knows that the data holds them durably.
+func (l *ReceiveLog) Replay(a Applier, epoch Epoch, after Seq) (Replayed, error) {
 	var r Replayed
 	var err error
+	log := l.Contents().Epoch
 	r.Contents, err = l.walk(func(op *Op) {
+		if log == epoch && op.Seq <= after {
+			return
+		}
 		if res := a.Apply(op); res.Errno != 0 {
 			r.Failed++
 		}
 	})
 	if err != nil {
 		return r, fmt.Errorf("replay the receive log: %w", err)
+	}
+	if log == epoch {
+		r.After = min(max(r.After, after), r.Last)
 	}
 	return r, l.Settle()
 }

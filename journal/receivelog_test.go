@@ -32,6 +32,11 @@ func arrived(epoch Epoch, from, to Seq, size int) []*inbound {
 // replayed collects what Replay applies.
 func replayed(t *testing.T, l *ReceiveLog) (Replayed, []Seq) {
 	t.Helper()
+	return replayedAfter(t, l, 0, 0)
+}
+
+func replayedAfter(t *testing.T, l *ReceiveLog, epoch Epoch, after Seq) (Replayed, []Seq) {
+	t.Helper()
 	var seqs []Seq
 	r, err := l.Replay(applyFunc(func(op *Op) Result {
 		if !bytes.Equal(op.Data, pattern(op.Off, len(op.Data))) || op.Off != int64(op.Seq) {
@@ -39,7 +44,7 @@ func replayed(t *testing.T, l *ReceiveLog) (Replayed, []Seq) {
 		}
 		seqs = append(seqs, op.Seq)
 		return Result{}
-	}))
+	}), epoch, after)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,6 +56,34 @@ func run(from, to Seq) (seqs []Seq) {
 		seqs = append(seqs, from)
 	}
 	return seqs
+}
+
+// What the owner knows to be in the data is not applied again, if the log is of
+// the same epoch.
+func TestReceiveLogReplayAfter(t *testing.T) {
+	for _, c := range []struct {
+		epoch Epoch
+		after Seq
+		want  []Seq
+	}{{4, 0, run(11, 20)}, {4, 15, run(16, 20)}, {4, 20, nil}, {4, 99, nil}, {3, 15, run(11, 20)}} {
+		dir := t.TempDir()
+		l := openLog(t, dir, noFlush)
+		if err := l.begin(4, 11); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.append(arrived(4, 11, 20, 100), 0); err != nil {
+			t.Fatal(err)
+		}
+		l.Close()
+		l = openLog(t, dir, noFlush)
+		if _, seqs := replayedAfter(t, l, c.epoch, c.after); !slices.Equal(seqs, c.want) {
+			t.Errorf("after %d of epoch %d: replayed %v, expected %v", c.after, c.epoch, seqs, c.want)
+		}
+		if !l.Contents().Empty() {
+			t.Errorf("after %d of epoch %d: the log is not empty", c.after, c.epoch)
+		}
+		l.Close()
+	}
 }
 
 func TestReceiveLogReplay(t *testing.T) {
@@ -317,7 +350,7 @@ func TestPowerCut(t *testing.T) {
 			continue
 		}
 		next := c.After
-		re, err := l.Replay(applyFunc(func(op *Op) Result { next++; return Result{Errno: syscall.Errno(op.Seq - next)} }))
+		re, err := l.Replay(applyFunc(func(op *Op) Result { next++; return Result{Errno: syscall.Errno(op.Seq - next)} }), 0, 0)
 		if err != nil || re.Failed != 0 || uint64(c.After) > flushed.Load() || next != c.Last || uint64(c.Last) < committed.Load() {
 			t.Fatalf("seed %d: replayed %+v to %d, flushed %d, committed %d: %v", seed, re, next, flushed.Load(), committed.Load(), err)
 		}
@@ -384,7 +417,7 @@ func TestTrim(t *testing.T) {
 	}
 	l.Close()
 	l = openLog(t, dir, noFlush)
-	r, _ := l.Replay(applyFunc(func(*Op) Result { return Result{} }))
+	r, _ := l.Replay(applyFunc(func(*Op) Result { return Result{} }), 0, 0)
 	if r.Last < seq-3 || r.After < 19 {
 		t.Errorf("after %d operations %+v is left", seq-1, r.Contents)
 	}

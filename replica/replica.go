@@ -167,7 +167,7 @@ func (r *Replica) replay() error {
 			return err
 		}
 	}
-	done, err := l.Replay(r.applier(func(*journal.Op) {}))
+	done, err := l.Replay(r.applier(func(*journal.Op) {}), r.state.Epoch, r.state.Seq)
 	if err == nil {
 		r.log("I", "nfsadmin", "replayed operations %d to %d of the receive log (%d were there already)", done.After+1, done.Last, done.Failed)
 	}

@@ -205,8 +205,10 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 	r := f.r
 	var s summary
 	copied := json.Unmarshal(op.Data, &s) == nil && s.Copied
+	state := State{Role: RoleSecond, Epoch: epoch}
 	var err error
 	if copied { // the record must not outlive the data that it speaks of
+		state.Seq = op.Seq // the pass is never replayed
 		err = r.syncTrees()
 	}
 	r.mu.Lock()
@@ -215,7 +217,7 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		return
 	}
 	if err == nil {
-		err = r.record(State{Role: RoleSecond, Epoch: epoch})
+		err = r.record(state)
 	}
 	r.synced = err == nil
 	r.mu.Unlock()

@@ -39,7 +39,7 @@ func (r Role) String() string {
 type State struct {
 	Role  Role
 	Epoch journal.Epoch // of the primary whose operations the data holds
-	Seq   journal.Seq   // with RoleClean: the last of them
+	Seq   journal.Seq   // with RoleClean: the last of them; else all up to it are in the data, on disk
 }
 
 // Consistent says whether the data is a state that the application has written.
