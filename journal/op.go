@@ -82,13 +82,15 @@ const (
 	KindSyncEnd   // Data: the pass is complete: drop what no name refers to: always answered
 	KindPunch     // Off Len: the range becomes a hole; size unchanged
 
-	KindMark // Flags Data (of the owners of both ends): changes nothing; its ack says that all before it has arrived
+	KindMark       // Flags Data (of the owners of both ends): changes nothing; its ack says that all before it has arrived
+	KindCheckpoint // Data (of the owners): answered when all before it is applied and on SECOND's disk; comes beside anything
+	KindLacks      // Data: a cursor; asks for a page of what SECOND has noted: always answered
 	kindEnd
 )
 
 var kindNames = [...]string{"invalid", "create", "tmpfile", "link", "unlink", "rmdir", "rename", "write", "setattr",
 	"setxattr", "removexattr", "fallocate", "fsync", "times", "release", "syncbegin", "syncdir", "synchash", "syncattrs",
-	"syncend", "punch", "mark"}
+	"syncend", "punch", "mark", "checkpoint", "lacks"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -139,7 +141,7 @@ type Op struct {
 // kind, not only for those that fail.
 func (k Kind) Answered() bool {
 	switch k {
-	case KindFsync, KindSyncHash, KindSyncDir, KindSyncEnd:
+	case KindFsync, KindSyncHash, KindSyncDir, KindSyncEnd, KindCheckpoint, KindLacks:
 		return true
 	}
 	return false

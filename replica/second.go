@@ -22,6 +22,7 @@ type follower struct {
 	addr   string
 	full   bool
 	joined atomic.Bool
+	recv   atomic.Pointer[journal.Receiver] // of the session
 	void   bool // under Replica.mu: outdated, nothing of it counts any more
 	stop   context.CancelFunc
 	done   chan struct{}
@@ -181,6 +182,7 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 		defer opts.Log.Close()
 	}
 	recv := journal.NewReceiver(link, r.applier(func(op *journal.Op) { f.mark(op, welcome.Epoch) }), opts)
+	f.recv.Store(recv)
 	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(welcome.Epoch)})
 	f.joined.Store(true)
 	err = recv.Run(ctx)
@@ -208,7 +210,8 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 	state := State{Role: RoleSecond, Epoch: epoch}
 	var err error
 	if copied { // the record must not outlive the data that it speaks of
-		state.Seq = op.Seq // the pass is never replayed
+		// The pass is never replayed: its end was a barrier, so it is below this.
+		state.Seq = f.recv.Load().Applied()
 		err = r.syncTrees()
 	}
 	r.mu.Lock()
