@@ -63,7 +63,7 @@ func (t *target) startReplicas(ctx context.Context, hosts []*lab.Host, async con
 	if len(t.replicas) == 1 {
 		return nil
 	}
-	if err := t.replicas[1].client.Follow(ctx, epoch, primary.addr, false); err != nil {
+	if err := t.replicas[1].client.Follow(ctx, epoch, primary.addr, replica.FollowOptions{}); err != nil {
 		return err
 	}
 	for _, p := range t.replicas {

@@ -221,8 +221,8 @@ func (r *remoteReplica) Abandon(ctx context.Context) error             { return 
 func (r *remoteReplica) Cut(ctx context.Context) error                 { return r.c.Cut(ctx) }
 func (r *remoteReplica) Alone(ctx context.Context, epoch uint64) error { return r.c.Alone(ctx, epoch) }
 
-func (r *remoteReplica) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
-	return r.c.Follow(ctx, epoch, addr, full)
+func (r *remoteReplica) Follow(ctx context.Context, epoch uint64, addr string, o ha.FollowOptions) error {
+	return r.c.Follow(ctx, epoch, addr, replica.FollowOptions(o))
 }
 
 func (r *remoteReplica) Outdate(ctx context.Context, epoch uint64) error {

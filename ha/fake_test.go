@@ -126,9 +126,9 @@ func (r *fakeReplica) Alone(ctx context.Context, epoch uint64) error {
 func (r *fakeReplica) Cut(ctx context.Context) error     { return nil }
 func (r *fakeReplica) Abandon(ctx context.Context) error { return nil }
 
-func (r *fakeReplica) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
+func (r *fakeReplica) Follow(ctx context.Context, epoch uint64, addr string, o FollowOptions) error {
 	return r.with(func(n, _ *fakeNode) error {
-		r.d.note(r.i, "follow %d full=%v", epoch, full)
+		r.d.note(r.i, "follow %d full=%v", epoch, o.Full)
 		if r.follow == epoch && r.joined {
 			return nil
 		}

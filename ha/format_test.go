@@ -147,6 +147,9 @@ func TestSavedRoundTrip(t *testing.T) {
 		t.Error(d)
 	}
 	golden(t, "ha.state", data)
+	if _, err := readSaved("testdata/ha.state.1"); err != nil {
+		t.Errorf("what an earlier version wrote: %v", err)
+	}
 }
 
 func TestSavedDamaged(t *testing.T) {

@@ -14,9 +14,10 @@ import (
 
 // What a module is in the middle of, SAFEVAR/modules/AM/ha.state:
 //
-//	line 1  "skfs ha.state 1 " and the crc32c of the rest, 8 hexadecimal digits
+//	line 1  "skfs ha.state 2 " and the crc32c of the rest, 8 hexadecimal digits
 //	rest    JSON: Incarnation, Boot, State
 //
+// Version 1, which lacks some fields of State whose zero value is right, is read.
 // It is replaced atomically and durably before anything that follows from it is
 // done or said.
 type saved struct {
@@ -25,7 +26,10 @@ type saved struct {
 	State       State
 }
 
-const savedHeader = "skfs ha.state 1 "
+const (
+	savedHeader  = "skfs ha.state 2 "
+	savedHeader1 = "skfs ha.state 1 "
+)
 
 func encodeSaved(s saved) []byte {
 	body, err := json.MarshalIndent(s, "", " ")
@@ -40,6 +44,9 @@ func decodeSaved(data []byte) (saved, error) {
 	var s saved
 	head, body, ok := bytes.Cut(data, []byte("\n"))
 	sum, known := strings.CutPrefix(string(head), savedHeader)
+	if !known {
+		sum, known = strings.CutPrefix(string(head), savedHeader1)
+	}
 	switch {
 	case !ok || !known:
 		return s, fmt.Errorf("line 1 is %.40q, expected %q and a checksum: it was written by another version or is damaged", head, savedHeader)

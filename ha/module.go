@@ -427,7 +427,7 @@ func (m *module) callReplica(ctx context.Context, mc *moduleConf, r Replica, a R
 	case TaskAbandon:
 		d.Err = r.Abandon(ctx)
 	case TaskFollow:
-		d.Err = r.Follow(ctx, t.Epoch, mc.flow, t.Full)
+		d.Err = r.Follow(ctx, t.Epoch, mc.flow, FollowOptions{Full: t.Full, Since: t.Since})
 	case TaskOutdate:
 		d.Err = r.Outdate(ctx, t.Epoch)
 	case TaskDemote:

@@ -145,20 +145,22 @@ func (p *pair) want(states ...string) {
 		if want == "-" {
 			continue
 		}
-		ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
-		var last ModuleState
-		ok := false
-		for st := range p.sups[i].Watch(ctx, "mirror") {
-			if last = st; fmt.Sprintf("%s %s", st.Role, st.Colour) == want {
-				ok = true
-				break
-			}
-		}
-		cancel()
-		if !ok {
-			p.t.Fatalf("node%d is %s %s (%s), wanted %s\n%s", i+1, last.Role, last.Colour, last.Busy, want, p.logs())
+		p.until(i, want, func(st ModuleState) bool { return fmt.Sprintf("%s %s", st.Role, st.Colour) == want })
+	}
+}
+
+// until waits until the state of node i is what ok wants.
+func (p *pair) until(i int, what string, ok func(ModuleState) bool) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	var last ModuleState
+	for st := range p.sups[i].Watch(ctx, "mirror") {
+		if last = st; ok(st) {
+			return
 		}
 	}
+	p.t.Fatalf("node%d is %s %s (%s), wanted %s\n%s", i+1, last.Role, last.Colour, last.Busy, what, p.logs())
 }
 
 func (p *pair) lines(i int) []string {
@@ -226,13 +228,16 @@ func (p *pair) ran(i int) []string {
 	return strings.Split(strings.TrimSpace(string(data)), "\n")
 }
 
-// up brings both nodes to PRIM and SECOND.
+// up brings both nodes to PRIM and SECOND, and each has heard so of the other.
 func (p *pair) up() {
 	p.t.Helper()
 	p.do(0, "prim")
 	p.want("ALONE green", "STOP red")
 	p.do(1, "second")
 	p.want("PRIM green", "SECOND green")
+	for i := range 2 {
+		p.until(i, "a remote that is green", func(st ModuleState) bool { return st.RemoteCol == Green })
+	}
 }
 
 func TestPairStartStop(t *testing.T) {

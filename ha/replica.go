@@ -67,8 +67,7 @@ type Replica interface {
 	// Follow makes this node the read-only second of the primary of epoch at
 	// addr (host:port) and returns; joining goes on in the background, and is
 	// tried again, after every loss too, until another call says otherwise.
-	// full asks for a full synchronisation.
-	Follow(ctx context.Context, epoch uint64, addr string, full bool) error
+	Follow(ctx context.Context, epoch uint64, addr string, o FollowOptions) error
 
 	// Outdate records durably that the data here is not up to date: the primary
 	// of epoch goes on without it. It refuses Promote without force until the
@@ -89,6 +88,13 @@ type Replica interface {
 	// Events tells what happens to the data by itself. It is closed when the
 	// replica dies or the connection to it is lost.
 	Events() <-chan ReplicaEvent
+}
+
+// FollowOptions say what a second takes from its primary; zero: what is known to
+// differ.
+type FollowOptions struct {
+	Full  bool      // all files
+	Since time.Time // the files changed later, there or here; the rest is trusted
 }
 
 // Force says what Promote may overlook.

@@ -15,7 +15,7 @@ const (
 	TaskStart            // start the replica (Degraded)
 	TaskStop             // stop the replica (Clean)
 	TaskPromote          // Epoch, Force
-	TaskFollow           // Epoch, Full
+	TaskFollow           // Epoch, Full, Since
 	TaskDemote
 	TaskAlone   // Epoch
 	TaskOutdate // Epoch
@@ -37,18 +37,19 @@ func (k TaskKind) String() string { return taskNames[k] }
 
 // Task is one step of a transition.
 type Task struct {
-	Kind     TaskKind `json:",omitempty"`
-	Script   string   `json:",omitempty"` // start_prim, …
-	Part     Parts    `json:",omitempty"` // of the application that Script starts or stops
-	Force    bool     `json:",omitempty"` // of a stop script: the second call
-	From, To Role     `json:",omitempty"`
-	Action   string   `json:",omitempty"` // start, stop, stopstart: third argument of scripts
-	Role     Role     `json:",omitempty"`
-	Epoch    uint64   `json:",omitempty"`
-	Forced   Force    `json:",omitempty"` // of Promote
-	Full     bool     `json:",omitempty"`
-	Degraded bool     `json:",omitempty"`
-	Clean    bool     `json:",omitempty"`
+	Kind     TaskKind  `json:",omitempty"`
+	Script   string    `json:",omitempty"` // start_prim, …
+	Part     Parts     `json:",omitempty"` // of the application that Script starts or stops
+	Force    bool      `json:",omitempty"` // of a stop script: the second call
+	From, To Role      `json:",omitempty"`
+	Action   string    `json:",omitempty"` // start, stop, stopstart: third argument of scripts
+	Role     Role      `json:",omitempty"`
+	Epoch    uint64    `json:",omitempty"`
+	Forced   Force     `json:",omitempty"` // of Promote
+	Full     bool      `json:",omitempty"`
+	Since    time.Time `json:",omitzero"`
+	Degraded bool      `json:",omitempty"`
+	Clean    bool      `json:",omitempty"`
 }
 
 // name is what the state shows while the task runs.

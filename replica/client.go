@@ -113,8 +113,8 @@ func (c *Client) Abandon(ctx context.Context) error {
 }
 
 // Follow makes the replica the second of the primary at addr (host:port).
-func (c *Client) Follow(ctx context.Context, epoch uint64, addr string, full bool) error {
-	_, err := c.call(ctx, request{Method: "follow", Epoch: epoch, Addr: addr, Full: full})
+func (c *Client) Follow(ctx context.Context, epoch uint64, addr string, o FollowOptions) error {
+	_, err := c.call(ctx, request{Method: "follow", Epoch: epoch, Addr: addr, Follow: o})
 	return err
 }
 

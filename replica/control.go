@@ -17,12 +17,12 @@ import (
 
 // request is one line of a client.
 type request struct {
-	Method string `json:"method"` // status promote alone cut abandon follow outdate demote stop events
-	Epoch  uint64 `json:"epoch,omitempty"`
-	Force  Force  `json:"force,omitempty"`
-	Addr   string `json:"addr,omitempty"`
-	Full   bool   `json:"full,omitempty"`
-	Clean  bool   `json:"clean,omitempty"`
+	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop events
+	Epoch  uint64        `json:"epoch,omitempty"`
+	Force  Force         `json:"force,omitempty"`
+	Addr   string        `json:"addr,omitempty"`
+	Follow FollowOptions `json:"follow,omitzero"`
+	Clean  bool          `json:"clean,omitempty"`
 }
 
 // response is the answer to a request.
@@ -237,7 +237,7 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 	case "abandon":
 		return r.Abandon()
 	case "follow":
-		return r.Follow(ctx, req.Epoch, req.Addr, req.Full)
+		return r.Follow(ctx, req.Epoch, req.Addr, req.Follow)
 	case "outdate":
 		return r.Outdate(ctx, req.Epoch)
 	case "demote":

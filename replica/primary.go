@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/fs"
@@ -25,7 +26,8 @@ type greeting struct {
 	Role  Role          `json:"role"`
 	Epoch journal.Epoch `json:"epoch"`
 	Seq   journal.Seq   `json:"seq"`
-	Full  bool          `json:"full"` // asked for by `second fullsync`
+	Full  bool          `json:"full"`           // asked for by `second fullsync`
+	Since time.Time     `json:"since,omitzero"` // asked for by `secondforce -d`
 }
 
 // plan is the payload of a Welcome: what is going to happen.
@@ -134,7 +136,7 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 		r.mu.Lock()
 		r.noteEnd(old)
 		r.mu.Unlock()
-	} else if !g.Full && g.Role == RoleClean && base == (State{RoleClean, g.Epoch, g.Seq}) && r.admitClean(ctx, req, state.Epoch) {
+	} else if !g.Full && g.Since.IsZero() && g.Role == RoleClean && base == (State{RoleClean, g.Epoch, g.Seq}) && r.admitClean(ctx, req, state.Epoch) {
 		return nil
 	}
 	return r.admitCopy(ctx, req, state.Epoch)

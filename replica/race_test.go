@@ -36,7 +36,7 @@ func pairOn(t *testing.T, port int) (a, b *host) {
 	b = newHost(t, "b", fmt.Sprintf("127.0.0.1:%d", port+1), conf.AsyncSecond)
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
 	a.must(a.c.Alone(ctx, 1))
-	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.wait(EventSynced)
 	return a, b
@@ -58,7 +58,7 @@ func slowPass(t *testing.T, port int, seconds int) (a, b *host) {
 	a.must(os.Mkdir(filepath.Join(a.dir, "group"), 0o755))
 	a.must(os.Chown(filepath.Join(a.dir, "group"), 0, 4711))
 	a.must(os.Chmod(filepath.Join(a.dir, "group"), 0o755|os.ModeSetgid))
-	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventPeerJoined)
 	b.wait(EventPeerJoined)
 	return a, b
@@ -92,7 +92,7 @@ func TestOutdateEndsSynchronisation(t *testing.T) {
 		t.Errorf("promote of an outdated second: %v", err)
 	}
 	a.cfg.RFS.ReiAllowedBW = 0
-	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	b.wait(EventSynced)
 	settled(t, a, b)
 }
@@ -244,12 +244,12 @@ func TestOpenedBeforeIdentified(t *testing.T) {
 	defer early.Close()
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
 	a.must(a.c.Alone(ctx, 1))
-	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	b.wait(EventSynced)
 	a.must(a.c.Demote(ctx))
 	b.must(b.c.Promote(ctx, 2, NoForce))
 	b.must(b.c.Alone(ctx, 2))
-	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], false))
+	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.must(unix.Mkdirat(int(early.Fd()), "made", 0o755))
 	b.must(unix.Fchmod(int(early.Fd()), 0o700))
@@ -270,7 +270,7 @@ func TestTimesAfterCleanRejoin(t *testing.T) {
 	time.Sleep(timesInterval + timesInterval/2) // the next try to send it fails
 	a.must(a.c.Alone(ctx, 1))
 	b.start()
-	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	b.wait(EventSynced)
 	settled(t, a, b)
 }

@@ -197,7 +197,7 @@ func pair(t *testing.T, async conf.Async) (a, b *host) {
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
 	a.must(a.c.Alone(ctx, 1))
 	a.must(os.WriteFile(filepath.Join(a.dir, "before"), []byte("made alone"), 0o640))
-	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.wait(EventSynced)
 	return a, b
@@ -235,7 +235,7 @@ func TestSwap(t *testing.T) {
 		}
 		b.must(b.c.Promote(ctx, epoch, NoForce))
 		b.must(b.c.Alone(ctx, epoch))
-		a.must(a.c.Follow(ctx, epoch, b.cfg.Listen[0], false))
+		a.must(a.c.Follow(ctx, epoch, b.cfg.Listen[0], FollowOptions{}))
 		a.wait(EventSynced)
 		b.wait(EventSynced)
 		b.must(os.WriteFile(filepath.Join(b.dir, fmt.Sprint("after", epoch)), []byte("y"), 0o644))
@@ -268,7 +268,7 @@ func TestTakeover(t *testing.T) {
 	if err := a.c.Promote(ctx, 3, NoForce); !errors.Is(err, ErrNotUptodate) {
 		t.Fatalf("promote of the crashed primary: %v, expected %v", err, ErrNotUptodate)
 	}
-	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], false))
+	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	settled(t, a, b)
 }
@@ -296,7 +296,7 @@ func TestFrozen(t *testing.T) {
 	a.must(a.c.Alone(ctx, 1))
 	a.must(<-done)
 	b.start()
-	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], false))
+	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	b.wait(EventSynced)
 	settled(t, a, b)
 }

@@ -20,18 +20,24 @@ const retryInterval = 300 * time.Millisecond
 type follower struct {
 	r      *Replica
 	addr   string
-	full   bool
+	opts   FollowOptions
 	joined atomic.Bool
 	recv   atomic.Pointer[journal.Receiver] // of the session
-	void   bool // under Replica.mu: outdated, nothing of it counts any more
+	void   bool                             // under Replica.mu: outdated, nothing of it counts any more
 	stop   context.CancelFunc
 	done   chan struct{}
 	fatal  error       // why it ended for good; after done
 	last   journal.Seq // the last operation in the data; after done
 }
 
+// FollowOptions say what a second that joins takes from the primary.
+type FollowOptions struct {
+	Full  bool      `json:"full,omitzero"`  // all files, whatever is known of them
+	Since time.Time `json:"since,omitzero"` // the files changed later, here or there; the rest is trusted; zero: what is known to differ
+}
+
 // Follow makes this host the second of the primary at addr: see ha.Replica.
-func (r *Replica) Follow(_ context.Context, epoch uint64, addr string, full bool) error {
+func (r *Replica) Follow(_ context.Context, epoch uint64, addr string, o FollowOptions) error {
 	r.cmd.Lock()
 	defer r.cmd.Unlock()
 	if r.cfg.Degraded {
@@ -44,7 +50,7 @@ func (r *Replica) Follow(_ context.Context, epoch uint64, addr string, full bool
 	if prim {
 		return fmt.Errorf("follow %s: this replica is a primary: demote it first", addr)
 	}
-	if old != nil && old.addr == addr && !full && !void && old.alive() {
+	if old != nil && old.addr == addr && o == (FollowOptions{}) && !void && old.alive() {
 		return nil
 	}
 	if err := old.end(); err != nil {
@@ -54,7 +60,7 @@ func (r *Replica) Follow(_ context.Context, epoch uint64, addr string, full bool
 		f.Serve()
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	f := &follower{r: r, addr: addr, full: full, stop: stop, done: make(chan struct{})}
+	f := &follower{r: r, addr: addr, opts: o, stop: stop, done: make(chan struct{})}
 	if old != nil {
 		f.last = old.last
 	}
@@ -137,7 +143,7 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 	r.mu.Lock()
 	state := r.state
 	r.mu.Unlock()
-	payload, err := json.Marshal(greeting{Role: state.Role, Epoch: state.Epoch, Seq: state.Seq, Full: f.full})
+	payload, err := json.Marshal(greeting{Role: state.Role, Epoch: state.Epoch, Seq: state.Seq, Full: f.opts.Full, Since: f.opts.Since})
 	if err != nil {
 		return false, err
 	}
@@ -228,7 +234,7 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		r.events.send(Event{Kind: EventFailed, Epoch: uint64(epoch), Text: err.Error()})
 		return
 	}
-	f.full = false
+	f.opts = FollowOptions{}
 	if copied {
 		r.log("E", "reintegre", "Copied %s", statistics(s.Stats))
 		r.log("E", "reintegre", "Reintegration ended (synchronize)")
