@@ -21,6 +21,7 @@ type Disk struct {
 type disk struct {
 	Disk
 	source string   // the directory or the block device
+	image  string   // of a file system of its own: what the device shows
 	loop   *os.File // holds the loop device from first use to close
 }
 
@@ -43,7 +44,7 @@ func newDisk(hostDir string, d Disk) (*disk, error) {
 	if err != nil {
 		return nil, err
 	}
-	made.loop, made.source = loop, loop.Name()
+	made.loop, made.source, made.image = loop, loop.Name(), image
 	return made, nil
 }
 

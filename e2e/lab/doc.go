@@ -26,8 +26,12 @@
 // the kernel still closes their connections. [Host.Boot] brings the host back
 // with the same disks. [Host.LinkDown] pulls a cable, [Lab.Drop] loses the
 // frames of one direction between two hosts, [Host.Pause] stops all processes of
-// a host. Page cache survives all of these: the lab kills hosts, it does not cut
-// the power of their disks.
+// a host. Page cache survives all of these. [Host.PowerCut] is PowerOff without
+// it: the disks that are file systems of their own lose what they had not
+// written. Every boot has a boot id of its own.
+//
+// [Host.SaveDisk], [Host.RestoreDisk] and [Host.ReplaceDisk] do with such a disk,
+// while the host is off, what administrators do to disks.
 //
 // # What is left when
 //

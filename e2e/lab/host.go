@@ -324,6 +324,10 @@ func (h *Host) Path(path string) string {
 		// A path below a process that cannot exist: every use of it fails.
 		return filepath.Join("/proc/0/root", path)
 	}
+	return in.path(path)
+}
+
+func (in *incarnation) path(path string) string {
 	return filepath.Join(fmt.Sprintf("/proc/%d/root", in.holder.Process.Pid), path)
 }
 

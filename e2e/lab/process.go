@@ -79,9 +79,17 @@ func (h *Host) Processes() ([]Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", in.holder.Process.Pid))
+	all, err := in.processes()
 	if err != nil {
 		return nil, fmt.Errorf("lab: %s: %w", h.name, err)
+	}
+	return all, nil
+}
+
+func (in *incarnation) processes() ([]Process, error) {
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", in.holder.Process.Pid))
+	if err != nil {
+		return nil, err
 	}
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -109,9 +117,20 @@ func (h *Host) Processes() ([]Process, error) {
 
 // Pause stops every process of the host, as if the machine hung.
 func (h *Host) Pause() error {
+	in, err := h.life()
+	if err != nil {
+		return err
+	}
+	if err := in.pause(); err != nil {
+		return fmt.Errorf("lab: pause %s: %w", h.name, err)
+	}
+	return nil
+}
+
+func (in *incarnation) pause() error {
 	stopped := map[int]bool{}
 	for {
-		all, err := h.Processes()
+		all, err := in.processes()
 		if err != nil {
 			return err
 		}
@@ -121,7 +140,7 @@ func (h *Host) Pause() error {
 				continue
 			}
 			if err := unix.Kill(p.PID, unix.SIGSTOP); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("lab: pause %s: %w", h.name, err)
+				return err
 			}
 			stopped[p.PID], fresh = true, true
 		}

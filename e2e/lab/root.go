@@ -27,7 +27,7 @@ func hiddenMount(path string) string {
 // makeRoot gives the calling process's mount namespace a root of its own: a small
 // tmpfs with the machine's top directories bound into it, without what is mounted
 // there by FUSE, a /proc for the
-// process namespace, a /run of its own, and the disks.
+// process namespace and a boot id of its own, a /run of its own, and the disks.
 func makeRoot(root string, disks []mountSpec) error {
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
@@ -54,6 +54,9 @@ func makeRoot(root string, disks []mountSpec) error {
 		if err := mount(special.fs, dir, special.fs, unix.MS_NOSUID|unix.MS_NODEV, special.data); err != nil {
 			return err
 		}
+	}
+	if err := newBootID(root); err != nil {
+		return err
 	}
 	for _, dir := range []string{"run/lock", "run/postgresql"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
