@@ -85,8 +85,8 @@ func (t *Tree) mktmp(dir *object, op *journal.Op, st *unix.Stat_t) (o *object, f
 	o.mu.Unlock()
 	t.mu.Lock()
 	delete(t.inos, o.ino)
-	delete(t.index, o.id)
 	t.mu.Unlock()
+	t.index.delete(o.id)
 	return o, fd, nil
 }
 

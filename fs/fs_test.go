@@ -15,7 +15,7 @@ func mountAlone(t *testing.T) (*FS, string) {
 		t.Skip("needs root: FUSE mounts and file handles")
 	}
 	dir := t.TempDir()
-	tree, err := OpenTree(dir, 0)
+	tree, err := OpenTree(dir, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,8 +39,16 @@ type Pass interface {
 	Filter(op *journal.Op) []*journal.Op
 }
 
-// Gate is what every mutation of a module's trees passes. It decides where the
-// mutation has to go before it may be carried out here.
+// Notes keeps what the peer may lack; *journal.Lacks does.
+type Notes interface {
+	// Note says that op is about to be carried out here, or was by the peer and
+	// now is. durable: the note is on disk when it returns.
+	Note(op *journal.Op, durable bool) error
+}
+
+// Gate is what every mutation of a module's trees passes. It notes what the peer
+// may lack and decides where the mutation has to go before it may be carried out
+// here.
 //
 //	closed ──▶ EROFS           SECOND, or not started
 //	alone  ──▶ here only       no peer
@@ -54,9 +62,19 @@ type Gate struct {
 	peer     atomic.Pointer[peer]
 	writable atomic.Bool
 	changed  atomic.Bool // something was changed without a peer since the gate opened or the last one was in sync
+	changing sync.Mutex  // held while the first such change is announced
 
 	closed chan struct{} // closed by Abort: what is frozen gives up
 	once   sync.Once
+
+	// Notes is told of every mutation before it is sent or carried out; nil: none
+	// are kept. A note is on disk before the change can be, unless a peer in sync
+	// gets the change too.
+	Notes Notes
+
+	// FirstChange is called before the first change without a peer is carried out:
+	// from then on the data here is another than the peer's.
+	FirstChange func() error
 
 	// Suspect is called when an fsync has failed here or on the peer: what is
 	// on that disk is not known any more (R13).
@@ -214,21 +232,59 @@ func (g *Gate) enter(ops ...*journal.Op) (ticket, syscall.Errno) {
 	}
 	p := g.peer.Load()
 	if p == nil {
-		g.noteChange()
-		return ticket{g: g}, 0
+		return g.enterAlone(ops)
 	}
-	if pass := p.pass.Load(); pass != nil {
-		ops = filter(*pass, ops)
+	pass := p.pass.Load()
+	if e := g.note(ops, pass != nil); e != 0 {
+		g.mu.RUnlock()
+		return ticket{}, e
 	}
-	if err := p.send(ops); err != nil {
+	sent := ops
+	if pass != nil {
+		sent = filter(*pass, ops)
+	}
+	if err := p.send(sent); err != nil {
 		if e := g.frozen(p); e != 0 {
 			g.mu.RUnlock()
 			return ticket{}, e
 		}
-		g.noteChange()
-		return ticket{g: g}, 0
+		return g.enterAlone(ops)
 	}
-	return ticket{g: g, peer: p, ops: ops}, 0
+	return ticket{g: g, peer: p, ops: sent}, 0
+}
+
+// enterAlone lets in a mutation that goes nowhere else. mu is held, and let go
+// with an error.
+func (g *Gate) enterAlone(ops []*journal.Op) (ticket, syscall.Errno) {
+	e := g.note(ops, true)
+	if e == 0 {
+		e = g.noteChange()
+	}
+	if e != 0 {
+		g.mu.RUnlock()
+		return ticket{}, e
+	}
+	return ticket{g: g}, 0
+}
+
+// note tells Notes of ops. If it cannot keep them they must not happen.
+func (g *Gate) note(ops []*journal.Op, durable bool) syscall.Errno {
+	if g.Notes == nil {
+		return 0
+	}
+	for _, op := range ops {
+		if err := g.Notes.Note(op, durable); err != nil {
+			return g.cannotRecord(err)
+		}
+	}
+	return 0
+}
+
+func (g *Gate) cannotRecord(err error) syscall.Errno {
+	if g.Suspect != nil {
+		g.Suspect(false, err)
+	}
+	return syscall.EIO
 }
 
 // unpeered says whether there is no peer, and if so that something is being
@@ -239,14 +295,34 @@ func (g *Gate) unpeered() bool {
 	if g.peer.Load() != nil {
 		return false
 	}
-	g.noteChange()
-	return true
+	return g.noteChange() == 0
 }
 
-func (g *Gate) noteChange() {
-	if !g.changed.Load() {
-		g.changed.Store(true)
+// noteChange is called before each change without a peer.
+func (g *Gate) noteChange() syscall.Errno {
+	if g.changed.Load() {
+		return 0
 	}
+	g.changing.Lock()
+	defer g.changing.Unlock()
+	if g.changed.Load() {
+		return 0
+	}
+	if g.FirstChange != nil {
+		if err := g.FirstChange(); err != nil {
+			return g.cannotRecord(err)
+		}
+	}
+	g.changed.Store(true)
+	return 0
+}
+
+// Quiet calls f while no mutation is under way: each was carried out here, or has
+// not been noted, let alone sent. Mutations that are frozen are under way.
+func (g *Gate) Quiet(f func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f()
 }
 
 // enterQuiet is enter for a change that no other host needs to know of.
@@ -316,7 +392,11 @@ func (g *Gate) post(op *journal.Op) bool {
 		return false
 	}
 	ops := []*journal.Op{op}
-	if pass := p.pass.Load(); pass != nil {
+	pass := p.pass.Load()
+	if g.note(ops, pass != nil) != 0 {
+		return false
+	}
+	if pass != nil {
 		ops = filter(*pass, ops)
 	}
 	for _, op := range ops {

@@ -23,7 +23,7 @@ func TestOneIdentity(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	tree, err := OpenTree(dir, 0)
+	tree, err := OpenTree(dir, 0, "")
 	if err != nil {
 		t.Fatal(err)
 	}

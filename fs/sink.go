@@ -14,22 +14,92 @@ import (
 
 // BuildIndex finds every object that has an identity, those in the holding area
 // included, so that they can be found by it. It reads every directory and the
-// identity of every object, nothing else.
+// identity of every object, nothing else, unless that was done before: then it
+// reads the holding area.
 func (t *Tree) BuildIndex() error {
-	t.mu.Lock()
-	done := t.complete
-	t.mu.Unlock()
-	if done {
-		return nil
+	err := t.readHeld()
+	if err == nil && !t.Indexed() {
+		if err = t.scan(t.root, t.rootObject()); err == nil {
+			err = t.FinishIndex()
+		}
 	}
-	t.StartIndex()
-	t.held = map[journal.FileID][]string{}
-	err := t.scan(t.root, t.rootObject(), "")
-	t.FinishIndex(err == nil)
 	if err != nil {
 		return fmt.Errorf("index of %s: %w", t.dir, err)
 	}
 	return nil
+}
+
+// readHeld learns what an interrupted reintegration has left in the holding area.
+func (t *Tree) readHeld() error {
+	t.held = map[journal.FileID][]string{}
+	h, err := t.openHidden(holdName)
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(h)
+	d := dirStream{fd: h}
+	for {
+		de, ok, err := d.next()
+		if err != nil || !ok {
+			return err
+		}
+		if de.name == "." || de.name == ".." {
+			continue
+		}
+		id, err := t.idAt(h, nil, de.name, de.ino)
+		if err != nil {
+			return err
+		}
+		if !id.IsZero() {
+			t.held[id] = append(t.held[id], de.name)
+		}
+	}
+}
+
+// openHidden opens a directory of the hidden one.
+func (t *Tree) openHidden(name string) (int, error) {
+	return unix.Openat2(t.root, hiddenName+"/"+name, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV})
+}
+
+// makeHidden is openHidden, after making what is missing.
+func (t *Tree) makeHidden(name string) (int, error) {
+	fd, err := t.openHidden(name)
+	if err != unix.ENOENT {
+		return fd, err
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(t.root, &st); err != nil {
+		return -1, err
+	}
+	for _, dir := range [...]string{hiddenName, hiddenName + "/" + name} {
+		if err := unix.Mkdirat(t.root, dir, 0o700); err != nil && err != unix.EEXIST {
+			return -1, err
+		}
+	}
+	if err := utimes(t.root, &[2]unix.Timespec{st.Atim, st.Mtim}); err != nil {
+		return -1, err
+	}
+	return t.openHidden(name)
+}
+
+// dropHidden removes an empty directory of the hidden one, and that if it was the
+// last. The times of the root stay.
+func (t *Tree) dropHidden(name string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(t.root, &st); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(t.root, hiddenName+"/"+name, unix.AT_REMOVEDIR); err != nil {
+		return err
+	}
+	if err := unix.Unlinkat(t.root, hiddenName, unix.AT_REMOVEDIR); err != nil && err != unix.ENOTEMPTY && err != unix.EEXIST {
+		return err
+	}
+	return utimes(t.root, &[2]unix.Timespec{st.Atim, st.Mtim})
 }
 
 func (t *Tree) rootObject() *object {
@@ -38,9 +108,9 @@ func (t *Tree) rootObject() *object {
 	return t.objects[journal.RootID(t.num)]
 }
 
-// scan notes what is in the directory open as fd and below it. where says what
-// the directory is: "" any, "hold" the holding area.
-func (t *Tree) scan(fd int, dir *object, where string) error {
+// scan notes what is in the directory open as fd and below it. dir is the root, or
+// nil for what is below.
+func (t *Tree) scan(fd int, dir *object) error {
 	dup, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -62,30 +132,40 @@ func (t *Tree) scan(fd int, dir *object, where string) error {
 		if st.Dev != t.dev {
 			continue
 		}
-		sub := ""
 		if dir != nil && t.hidden(dir, de.name) {
-			sub = "hold"
-		} else {
-			id, err := t.idAt(dup, dir, de.name, st.Ino)
-			if err != nil {
+			if err := t.scanHeld(); err != nil {
 				return err
 			}
-			if where == "hold" && !id.IsZero() {
-				t.held[id] = append(t.held[id], de.name)
-			}
+			continue
+		}
+		if _, err := t.idAt(dup, dir, de.name, st.Ino); err != nil {
+			return err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			c, err := unix.Openat(dup, de.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {
 				return err
 			}
-			err = t.scan(c, nil, sub)
+			err = t.scan(c, nil)
 			unix.Close(c)
 			if err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// scanHeld is scan for what is in the holding area.
+func (t *Tree) scanHeld() error {
+	h, err := t.openHidden(holdName)
+	if err == unix.ENOENT {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer unix.Close(h)
+	return t.scan(h, nil)
 }
 
 // withDir calls f with the directory id and a descriptor of it.
@@ -144,16 +224,7 @@ func (t *Tree) MakeEntry(dir journal.FileID, e *journal.Entry) error {
 }
 
 // hold opens the holding area, making it if need be.
-func (t *Tree) hold() (int, error) {
-	fd, err := unix.Openat(t.root, holdName, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-	if err != unix.ENOENT {
-		return fd, err
-	}
-	if err := unix.Mkdirat(t.root, holdName, 0o700); err != nil && err != unix.EEXIST {
-		return -1, err
-	}
-	return unix.Openat(t.root, holdName, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
-}
+func (t *Tree) hold() (int, error) { return t.makeHidden(holdName) }
 
 // freshHeld returns a name that the holding area does not have.
 func (t *Tree) freshHeld(id journal.FileID) string {
@@ -297,9 +368,9 @@ func (t *Tree) Identify(dir journal.FileID, name string, id journal.FileID) erro
 		defer t.mu.Unlock()
 		if o := t.inos[st.Ino]; o != nil { // the kernel will look it up again
 			delete(t.inos, st.Ino)
-			delete(t.index, o.id)
+			t.index.delete(o.id)
 		}
-		t.index[id] = h
+		t.index.put(id, h)
 		return nil
 	})
 }
@@ -307,7 +378,7 @@ func (t *Tree) Identify(dir journal.FileID, name string, id journal.FileID) erro
 // DropHeld deletes what is in the holding area, at most max names of it, and
 // then the area itself. more: some are left.
 func (t *Tree) DropHeld(max int) (dropped int, more bool, err error) {
-	h, err := unix.Openat(t.root, holdName, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	h, err := t.openHidden(holdName)
 	if err == unix.ENOENT {
 		return 0, false, nil
 	}
@@ -324,14 +395,7 @@ func (t *Tree) DropHeld(max int) (dropped int, more bool, err error) {
 		return max - left, false, err
 	}
 	t.held = map[journal.FileID][]string{}
-	var st unix.Stat_t
-	if err := unix.Fstat(t.root, &st); err != nil {
-		return max - left, false, err
-	}
-	if err := unix.Unlinkat(t.root, holdName, unix.AT_REMOVEDIR); err != nil {
-		return max - left, false, err
-	}
-	return max - left, false, utimes(t.root, &[2]unix.Timespec{st.Atim, st.Mtim})
+	return max - left, false, t.dropHidden(holdName)
 }
 
 // errEnough ends removeAll when it has deleted as much as it may.
@@ -372,7 +436,7 @@ func (t *Tree) removeOne(fd int, name string, left *int) error {
 		return err
 	}
 	if st.Dev != t.dev {
-		return fmt.Errorf("%s/%s: %w: a file system is mounted on …/%s below it: unmount it", t.dir, holdName, unix.EBUSY, name)
+		return fmt.Errorf("%s/%s: %w: a file system is mounted on …/%s below it: unmount it", t.dir, hiddenName, unix.EBUSY, name)
 	}
 	flags := 0
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -400,9 +464,9 @@ func (t *Tree) removeOne(fd int, name string, left *int) error {
 
 // forgetID takes an object that was deleted out of the index.
 func (t *Tree) forgetID(id journal.FileID) {
+	t.index.delete(id)
 	t.mu.Lock()
 	o := t.objects[id]
-	delete(t.index, id)
 	if o != nil {
 		o.refs++
 	}
@@ -510,9 +574,9 @@ func (t *Tree) Disown(id journal.FileID) error {
 	if err := unix.Removexattr(procPath(e.fd), idXattr); err != nil && err != unix.ENODATA {
 		return err
 	}
+	t.index.delete(id)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.index, id)
 	if t.objects[id] == o {
 		delete(t.objects, id)
 	}

@@ -15,36 +15,26 @@ import (
 // Num is the number of the tree in its module.
 func (t *Tree) Num() uint8 { return t.num }
 
-// StartIndex begins to note where every object is that is met or made, so that
-// it is found by its identity alone. Once WithDir has been called for every
-// directory the index is complete; FinishIndex(true) says so.
-func (t *Tree) StartIndex() {
+// Indexed says whether every object is in the index, as far as index promises it.
+func (t *Tree) Indexed() bool { return t.index.complete.Load() }
+
+// FinishIndex says that the index is complete: WithDir has been called for every
+// directory since the tree was opened.
+func (t *Tree) FinishIndex() error { return t.index.finish(t.rootObject().handle) }
+
+// DropIndex empties the index, which was made for another content of the tree.
+func (t *Tree) DropIndex() error {
+	if err := t.index.clear(); err != nil {
+		return err
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.complete = false
-	t.index = map[journal.FileID]handle{}
 	for _, o := range t.objects {
-		if o.replicated() {
-			t.index[o.id] = o.handle
+		if o.replicated() && !isLocal(o.id) {
+			t.index.put(o.id, o.handle)
 		}
 	}
-}
-
-// Indexed says whether every object is in the index.
-func (t *Tree) Indexed() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.complete
-}
-
-// FinishIndex ends what StartIndex began; an index that is not complete is dropped.
-func (t *Tree) FinishIndex(complete bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.complete = complete
-	if !complete {
-		t.index = nil
-	}
+	return nil
 }
 
 // living is byID for what has a name or may still get one: an open file that was
@@ -174,11 +164,7 @@ func (t *Tree) idAt(fd int, dir *object, name string, ino uint64) (journal.FileI
 	if err != nil {
 		return journal.FileID{}, err
 	}
-	t.mu.Lock()
-	if t.index != nil {
-		t.index[id] = h
-	}
-	t.mu.Unlock()
+	t.index.learn(id, h)
 	return id, nil
 }
 

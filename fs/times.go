@@ -88,6 +88,15 @@ func (f *FS) FlushTimes() {
 	}
 }
 
+// OwedTimes calls fn for each object whose modification time the peer does not
+// have yet.
+func (f *FS) OwedTimes(fn func(journal.FileID)) {
+	for _, o := range f.tree.takeDirty() {
+		fn(o.id)
+		f.tree.unref(o, 1)
+	}
+}
+
 // takeDirty returns the objects whose times are to be sent, each with one more user.
 func (t *Tree) takeDirty() []*object {
 	t.mu.Lock()

@@ -13,10 +13,15 @@ import (
 	"github.com/skfs/skfs/journal"
 )
 
-// holdName is a directory in the root of every tree, hidden from applications,
-// where a reintegration keeps objects that have lost their name until it knows
-// whether another name wants them.
-const holdName = ".skfs"
+// hiddenName is a directory in the root of every tree, hidden from applications.
+// In it are the holding area, where a reintegration keeps objects that have lost
+// their name until it knows whether another name wants them, and the quarantine
+// (aside.go).
+const (
+	hiddenName = ".skfs"
+	holdName   = "hold"
+	asideName  = "quarantine"
+)
 
 // fdCacheSize bounds the descriptors kept open for objects of one tree.
 const fdCacheSize = 1024
@@ -31,7 +36,8 @@ type Tree struct {
 	root int // the backing root, opened before anything is mounted on it
 	dev  uint64
 
-	fds *fdCache
+	fds   *fdCache
+	index *index
 
 	// assign: objects without an identity get one when they are met. It is off
 	// on SECOND, where identities come from the primary.
@@ -42,12 +48,9 @@ type Tree struct {
 	inos    map[uint64]*object // by backing inode number; this file system only
 	nodes   map[uint64]*object // by FUSE node id
 	next    uint64             // last node id given
-	index   map[journal.FileID]handle
 	dirty   map[*object]struct{}        // modification time not yet sent, see times.go
 	mounts  map[uint64]*boundary        // other file systems mounted below the root
 	born    map[journal.FileID]struct{} // on SECOND: files of KindTmpfile, each with one user, until KindRelease
-
-	complete bool // index has every object
 
 	// The holding area, on SECOND: names there by identity, and a counter for
 	// fresh names. Owned by the reintegration, which changes names one at a time.
@@ -100,8 +103,9 @@ func (o *object) isDir() bool { return o.typ == unix.S_IFDIR }
 func (o *object) replicated() bool { return o.mnt == nil }
 
 // OpenTree opens the backing directory dir as tree number num. It must be called
-// before dir is mounted over. Nothing is changed on disk.
-func OpenTree(dir string, num uint8) (*Tree, error) {
+// before dir is mounted over. Nothing is changed in it. The index of its objects
+// is kept in the directory index, in memory if that is empty.
+func OpenTree(dir string, num uint8, index string) (*Tree, error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("replicated directory %s: %w", dir, err)
@@ -126,6 +130,10 @@ func OpenTree(dir string, num uint8) (*Tree, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("replicated directory %s: %w", dir, err)
 	}
+	if t.index, err = openIndex(index, h); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("replicated directory %s: %w", dir, err)
+	}
 	t.mu.Lock()
 	o := t.insert(journal.RootID(num), h, st.Ino, unix.S_IFDIR, nil)
 	o.refs = 1 // for ever
@@ -147,14 +155,17 @@ func (t *Tree) Close() error {
 			unix.Close(o.orphan)
 		}
 	}
-	return unix.Close(t.root)
+	return errors.Join(t.index.close(), unix.Close(t.root))
 }
 
 // Dir is the replicated directory as configured.
 func (t *Tree) Dir() string { return t.dir }
 
-// Sync flushes the whole backing file system to disk (syncfs).
+// Sync flushes the whole backing file system to disk (syncfs), and the index.
 func (t *Tree) Sync() error {
+	if err := t.index.flush(); err != nil {
+		return err
+	}
 	if err := unix.Syncfs(t.root); err != nil {
 		return fmt.Errorf("syncfs %s: %w", t.dir, err)
 	}
@@ -170,9 +181,6 @@ func (t *Tree) insert(id journal.FileID, h handle, ino uint64, typ uint32, mnt *
 	t.nodes[o.node] = o
 	if mnt == nil {
 		t.inos[ino] = o
-		if t.index != nil {
-			t.index[id] = h
-		}
 	}
 	return o
 }
@@ -265,8 +273,8 @@ func (t *Tree) byID(id journal.FileID) (*object, error) {
 		t.mu.Unlock()
 		return o, nil
 	}
-	h, ok := t.index[id]
 	t.mu.Unlock()
+	h, ok := t.index.get(id)
 	if !ok {
 		return nil, unix.ENOENT
 	}
@@ -289,6 +297,9 @@ func (t *Tree) byID(id journal.FileID) (*object, error) {
 
 // use returns the object, made known if need be, with one more user.
 func (t *Tree) use(id journal.FileID, h handle, st *unix.Stat_t, mnt *boundary) *object {
+	if mnt == nil && !isLocal(id) {
+		t.index.learn(id, h)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	o := t.objects[id]
@@ -338,7 +349,7 @@ func (o *object) stat(st *unix.Stat_t) error {
 
 // hidden says whether name in parent is not for applications.
 func (t *Tree) hidden(parent *object, name string) bool {
-	return name == holdName && parent.id == journal.RootID(t.num)
+	return name == hiddenName && parent.id == journal.RootID(t.num)
 }
 
 // lookup finds name in parent and returns the object with one more user.
@@ -474,10 +485,8 @@ func (t *Tree) nameless(o *object) {
 	if t.inos[o.ino] == o {
 		delete(t.inos, o.ino)
 	}
-	if t.index != nil {
-		delete(t.index, o.id)
-	}
 	t.mu.Unlock()
+	t.index.delete(o.id)
 }
 
 // nowNamed notes that o, which had no name, has one again (linkat of O_TMPFILE).
@@ -491,8 +500,6 @@ func (t *Tree) nowNamed(o *object) {
 	o.mu.Unlock()
 	t.mu.Lock()
 	t.inos[o.ino] = o
-	if t.index != nil {
-		t.index[o.id] = o.handle
-	}
 	t.mu.Unlock()
+	t.index.put(o.id, o.handle)
 }

@@ -218,9 +218,6 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 	}
 	var sources []reintegrate.Source
 	for _, f := range r.trees {
-		if !f.Tree().Indexed() {
-			f.Tree().StartIndex()
-		}
 		sources = append(sources, source{f.Tree()})
 	}
 	rfs := r.cfg.RFS
@@ -309,7 +306,9 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		close(stop)
 		<-mended
 		for _, f := range r.trees {
-			f.Tree().FinishIndex(err == nil || f.Tree().Indexed())
+			if err == nil && !f.Tree().Indexed() {
+				err = f.Tree().FinishIndex()
+			}
 		}
 		close(l.passed)
 		if err != nil {

@@ -102,7 +102,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	r.gate.Suspect = r.suspect
-	if r.trees, err = openTrees(cfg.RFS, r.gate); err != nil {
+	if r.trees, err = openTrees(cfg.RFS, r.gate, filepath.Join(cfg.StateDir, "index")); err != nil {
 		return err
 	}
 	defer func() {

@@ -13,9 +13,9 @@ import (
 	"github.com/skfs/skfs/reintegrate"
 )
 
-// openTrees opens and mounts every replicated directory, read-only for now. On
-// an error nothing stays mounted.
-func openTrees(rfs *conf.RFS, gate *fs.Gate) (list []*fs.FS, err error) {
+// openTrees opens and mounts every replicated directory, read-only for now. Their
+// indexes are below the directory index. On an error nothing stays mounted.
+func openTrees(rfs *conf.RFS, gate *fs.Gate, index string) (list []*fs.FS, err error) {
 	defer func() {
 		if err != nil {
 			closeTrees(list, nil)
@@ -38,7 +38,7 @@ func openTrees(rfs *conf.RFS, gate *fs.Gate) (list []*fs.FS, err error) {
 				return list, fmt.Errorf("replicated directory %s: <tocheck path=%q>: %w: is its file system mounted?", r.Dir, rel, err)
 			}
 		}
-		t, err := fs.OpenTree(r.Dir, uint8(i))
+		t, err := fs.OpenTree(r.Dir, uint8(i), filepath.Join(index, fmt.Sprint(i)))
 		if err != nil {
 			return list, err
 		}
