@@ -282,6 +282,26 @@ func (n *Node) Logged(ctx context.Context, after Mark, wanted string) (string, e
 	return "", fmt.Errorf("the log of %s has no %q", n.Name(), wanted)
 }
 
+// LoggedSince returns the messages that the module's log got after a moment. A
+// power cut can take the last lines of a log with it, and with them the meaning of
+// a Mark.
+func (n *Node) LoggedSince(ctx context.Context, since time.Time) ([]string, error) {
+	lines, err := n.log(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var texts []string
+	for _, line := range lines {
+		_, rest, _ := strings.Cut(line, "| ")
+		date, _, _ := strings.Cut(rest, " |")
+		at, err := time.ParseInLocation("2006-01-02 15:04:05.000000", date, time.Local)
+		if err == nil && at.After(since) {
+			texts = append(texts, text(line))
+		}
+	}
+	return texts, nil
+}
+
 func (n *Node) bothLogs() string { return n.logs() + n.peer.logs() }
 
 // logs returns the end of every log of the host, read from its disks, so that it
@@ -301,7 +321,7 @@ func (n *Node) logs() string {
 		fmt.Fprintf(&b, "== %s: log\n%s\n", n.Name(), out)
 	}
 	files := map[string]string{"daemon.log": n.daemonLog()}
-	if vars, err := n.Backing(safeVar); err == nil {
+	if vars, err := n.Backing(SafeVar); err == nil {
 		for _, name := range []string{"replica.log", "userlog.ulog"} {
 			files[name] = filepath.Join(vars, "modules", Module, name)
 		}
@@ -320,7 +340,7 @@ func (n *Node) logs() string {
 // Crashes returns what the processes of skfs on this host printed of panics and
 // data races, in whichever of its lives.
 func (n *Node) Crashes() (string, error) {
-	vars, err := n.Backing(safeVar)
+	vars, err := n.Backing(SafeVar)
 	if err != nil {
 		return "", err
 	}

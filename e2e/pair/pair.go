@@ -15,10 +15,10 @@ import (
 	"github.com/skfs/skfs/e2e/tree"
 )
 
-const (
-	safe    = "/opt/skfs"
-	safeVar = "/var/lib/skfs"
-)
+const safe = "/opt/skfs"
+
+// SafeVar is the path of SAFEVAR on both hosts.
+const SafeVar = "/var/lib/skfs"
 
 // Module is the name of the module.
 const Module = "mirror"
@@ -29,6 +29,7 @@ type Options struct {
 	Skfs   string   // path of the skfs binary
 	Config Config   // of the module
 	Disk   lab.Disk // how the disks under the replicated directories are made; its Path is not used
+	Var    lab.Disk // how the disk under SAFEVAR is made; its Path is not used
 	Logf   func(format string, args ...any)
 }
 
@@ -54,8 +55,9 @@ func New(ctx context.Context, o Options) (_ *Pair, err error) {
 			err = errors.Join(err, p.Close())
 		}
 	}()
-	env := []string{"SAFE=" + safe, "SAFEVAR=" + safeVar}
-	disks := []lab.Disk{{Path: safe}, {Path: safeVar}}
+	env := []string{"SAFE=" + safe, "SAFEVAR=" + SafeVar}
+	o.Var.Path = SafeVar
+	disks := []lab.Disk{{Path: safe}, o.Var}
 	for _, d := range o.Config.Dirs {
 		disk := o.Disk
 		disk.Path = d
@@ -136,6 +138,10 @@ func (p *Pair) Await(ctx context.Context, first, second string) error {
 	return p.Nodes[1].Await(ctx, second)
 }
 
+// keptAside is where a replicated directory has what only this host had: the
+// quarantine after a split brain. It is this host's own.
+const keptAside = ".skfs"
+
 // Compare compares what the two hosts have on disk under every replicated
 // directory.
 func (p *Pair) Compare(ctx context.Context) (*tree.Result, error) {
@@ -149,7 +155,7 @@ func (p *Pair) Compare(ctx context.Context) (*tree.Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		r, err := tree.Compare(ctx, a, b, tree.Options{})
+		r, err := tree.Compare(ctx, a, b, tree.Options{Ignore: func(path string) bool { return path == keptAside }})
 		if err != nil {
 			return nil, err
 		}
