@@ -387,6 +387,8 @@ func (t ticket) done(err error) {
 // post sends an operation that nobody waits for, if there is a peer. It returns
 // whether it could.
 func (g *Gate) post(op *journal.Op) bool {
+	g.mu.RLock() // noted and sent on the same side of Quiet
+	defer g.mu.RUnlock()
 	p := g.peer.Load()
 	if p == nil {
 		return false

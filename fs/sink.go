@@ -3,6 +3,8 @@ package fs
 import (
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -251,9 +253,54 @@ func (t *Tree) Hold(dir journal.FileID, name string) error {
 		if !e.ID.IsZero() {
 			t.held[e.ID] = append(t.held[e.ID], to)
 		}
+		if t.aside != nil {
+			t.heldPaths[to] = t.pathOf(fd, name)
+		}
 		t.nameChanged(o, name)
 		return nil
 	})
+}
+
+// pathOf is the path in the tree of name in the directory open as fd; empty if it
+// cannot be known.
+func (t *Tree) pathOf(fd int, name string) string {
+	dir, err := os.Readlink(procPath(fd))
+	if err != nil {
+		return ""
+	}
+	rel, err := filepath.Rel(t.dir, filepath.Join(dir, name))
+	if err != nil || !filepath.IsLocal(rel) {
+		return ""
+	}
+	return rel
+}
+
+// Quarantine says whether what is held at the end of the pass is kept in the
+// quarantine that is open, or deleted.
+func (t *Tree) Quarantine(keep bool) error {
+	if t.aside != nil {
+		unix.Close(t.aside.dir)
+		t.aside = nil
+	}
+	if !keep {
+		return nil
+	}
+	a, err := t.OpenAside()
+	if err == nil && a == nil {
+		err = fmt.Errorf("%s: no quarantine is open", t.dir)
+	}
+	t.aside, t.heldPaths = a, map[string]string{}
+	return err
+}
+
+// EndQuarantine says that the pass has ended: the quarantine, if one is open, is
+// complete.
+func (t *Tree) EndQuarantine() error {
+	a := t.aside
+	if t.aside = nil; a == nil {
+		return nil
+	}
+	return a.end()
 }
 
 // Keep gives a file that has no name one in the holding area.
@@ -386,7 +433,11 @@ func (t *Tree) DropHeld(max int) (dropped int, more bool, err error) {
 		return 0, false, err
 	}
 	left := max
-	err = t.removeAll(h, &left)
+	if t.aside != nil {
+		err = t.aside.takeHeld(h)
+	} else {
+		err = t.removeAll(h, &left)
+	}
 	unix.Close(h)
 	if err == errEnough {
 		return max - left, true, nil

@@ -45,17 +45,19 @@ type Tree struct {
 
 	mu      sync.Mutex // protects what follows and object.refs; a leaf lock
 	objects map[journal.FileID]*object
-	inos    map[uint64]*object // by backing inode number; this file system only
-	nodes   map[uint64]*object // by FUSE node id
-	next    uint64             // last node id given
+	inos    map[uint64]*object          // by backing inode number; this file system only
+	nodes   map[uint64]*object          // by FUSE node id
+	next    uint64                      // last node id given
 	dirty   map[*object]struct{}        // modification time not yet sent, see times.go
 	mounts  map[uint64]*boundary        // other file systems mounted below the root
 	born    map[journal.FileID]struct{} // on SECOND: files of KindTmpfile, each with one user, until KindRelease
 
 	// The holding area, on SECOND: names there by identity, and a counter for
 	// fresh names. Owned by the reintegration, which changes names one at a time.
-	held  map[journal.FileID][]string
-	holds int
+	held      map[journal.FileID][]string
+	heldPaths map[string]string // where names of the holding area come from, while aside is set
+	holds     int
+	aside     *Aside // what is held at the end goes there; nil: it is deleted
 
 	kernel atomic.Pointer[FS] // where changes behind the kernel's back are told
 	cached atomic.Bool        // the kernel may have kept names from when this host was the primary

@@ -83,7 +83,7 @@ const (
 	KindPunch     // Off Len: the range becomes a hole; size unchanged
 
 	KindMark       // Flags Data (of the owners of both ends): changes nothing; its ack says that all before it has arrived
-	KindCheckpoint // Data (of the owners): answered when all before it is applied and on SECOND's disk; comes beside anything
+	KindCheckpoint // Flags(Checkpoint*) Data (of the owners): a step of a checkpoint: always answered
 	KindLacks      // Data: a cursor; asks for a page of what SECOND has noted: always answered
 	kindEnd
 )
@@ -101,6 +101,12 @@ func (k Kind) String() string {
 
 // FsyncDataOnly in Op.Flags of KindFsync is fdatasync.
 const FsyncDataOnly uint32 = 1
+
+// Op.Flags of KindCheckpoint.
+const (
+	CheckpointBegin uint32 = iota // comes after all before it and before all after it
+	CheckpointFlush               // comes after the last CheckpointBegin, beside anything: what was before that is to be flushed
+)
 
 // Bits of Op.Valid for KindSetAttr.
 const (

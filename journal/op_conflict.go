@@ -39,6 +39,8 @@ func isBarrier(op *Op) bool {
 	switch op.Kind {
 	case KindSyncBegin, KindSyncDir, KindSyncEnd:
 		return true
+	case KindCheckpoint:
+		return op.Flags == CheckpointBegin
 	case KindFsync:
 		return op.ID.IsZero()
 	}
