@@ -1,0 +1,4 @@
+package reintegrate
+
+// RedoName is redoName, for tests.
+const RedoName = redoName
