@@ -117,6 +117,7 @@ func (a *App) commands() []*cli.Command {
 		commands []*cli.Command
 	}{
 		{"control a module", a.controlCommands()},
+		{"replicated directories", a.dataCommands()},
 		{"look at modules", a.monitorCommands()},
 		{"configure", a.configCommands()},
 		{"support", a.supportCommands()},
@@ -150,8 +151,8 @@ func prepare(path string, commands []*cli.Command) {
 }
 
 // later are commands of the guide that this version does not have.
-var later = []string{"errd", "checker", "failover", "set", "stopwait", "snapshot", "dump", "clean", "rfsverify", "rfsdiff", "rfssync",
-	"secondforce", "webserver", "safeagent", "incloop", "resetloop", "checkloop", "update"}
+var later = []string{"errd", "checker", "failover", "set", "stopwait", "snapshot", "dump", "clean", "rfsverify", "rfsdiff",
+	"webserver", "safeagent", "incloop", "resetloop", "checkloop", "update"}
 
 func unknownCommand(got string, commands []*cli.Command) error {
 	word := got[strings.LastIndex(got, " ")+1:]
@@ -207,6 +208,10 @@ func names(commands []*cli.Command) []string {
 
 func flagM() cli.Flag {
 	return &cli.StringFlag{Name: "m", Usage: "the module `AM`", EnvVars: []string{"SAFEMODULE"}}
+}
+
+func flagBy() cli.Flag {
+	return &cli.StringFlag{Name: "i", Usage: "`NAME` of who asks, for the log (detectors and scripts)"}
 }
 
 func flagJSON() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "output for programs"} }

@@ -265,3 +265,27 @@ func TestWaitsEnd(t *testing.T) {
 		}
 	}
 }
+
+func TestParseDate(t *testing.T) {
+	local := time.FixedZone("here", 3600)
+	was := time.Local
+	time.Local = local
+	defer func() { time.Local = was }()
+	for in, want := range map[string]time.Time{
+		"2016-03-01":           time.Date(2016, 3, 1, 0, 0, 0, 0, local),
+		"2016-03-01Z":          time.Date(2016, 3, 1, 0, 0, 0, 0, time.UTC),
+		"2016-03-01 12:00:00":  time.Date(2016, 3, 1, 12, 0, 0, 0, local),
+		"2016-03-01 12:00:00Z": time.Date(2016, 3, 1, 12, 0, 0, 0, time.UTC),
+		"2016-03-01T12:00:00":  time.Date(2016, 3, 1, 12, 0, 0, 0, local),
+		"2016-03-01T12:00:00Z": time.Date(2016, 3, 1, 12, 0, 0, 0, time.UTC),
+	} {
+		if got, err := parseDate(in); err != nil || !got.Equal(want) {
+			t.Errorf("%s: %v %v, want %v", in, got, err, want)
+		}
+	}
+	for _, in := range []string{"", "Z", "1.3.2016", "2016-02-30", "2016-03-01T25:00:00", "2016-03-01T12:00:00+01:00", "12:00:00"} {
+		if got, err := parseDate(in); err == nil {
+			t.Errorf("%q is taken as %v", in, got)
+		}
+	}
+}

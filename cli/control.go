@@ -40,7 +40,7 @@ func (a *App) control(name, text string, args ...string) *cli.Command {
 	}
 	return &cli.Command{
 		Name: name, Usage: text, ArgsUsage: argsUsage,
-		Flags: []cli.Flag{flagM(), &cli.StringFlag{Name: "i", Usage: "`NAME` of who asks, for the log (detectors and scripts)"}},
+		Flags: []cli.Flag{flagM(), flagBy()},
 		Action: func(c *cli.Context) error {
 			am, err := module(c)
 			if err != nil {

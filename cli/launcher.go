@@ -186,7 +186,7 @@ func (r *remoteReplica) pump() {
 		if err := level.UnmarshalText([]byte(e.Level)); err != nil {
 			level = ha.LevelInfo
 		}
-		r.events <- ha.ReplicaEvent{Kind: eventKinds[e.Kind], Epoch: e.Epoch, Text: e.Text, Level: level, Source: e.Source}
+		r.events <- ha.ReplicaEvent{Kind: eventKinds[e.Kind], Epoch: e.Epoch, Text: e.Text, Level: level, Source: e.Source, Follow: ha.FollowOptions(e.Follow)}
 	}
 }
 
@@ -196,7 +196,7 @@ func (r *remoteReplica) Status(ctx context.Context) (ha.ReplicaStatus, error) {
 	s, err := r.c.Status(ctx)
 	return ha.ReplicaStatus{
 		Role: s.Role, Epoch: s.Epoch, Uptodate: s.Uptodate, Consistent: s.Consistent, Connected: s.Connected,
-		Synced: s.Synced, Frozen: s.Frozen, Degraded: s.Degraded, Rank: s.Rank, Progress: ha.ReplicaProgress(s.Progress),
+		Synced: s.Synced, Frozen: s.Frozen, Degraded: s.Degraded, Rank: s.Rank, Follow: ha.FollowOptions(s.Follow), Progress: ha.ReplicaProgress(s.Progress),
 	}, err
 }
 

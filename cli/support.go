@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,6 +33,11 @@ func (a *App) special(c *cli.Context) error {
 	file := args[0]
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(a.paths.SafeBin(), file)
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) && find(a.dataCommands(), args[0]) != nil {
+			// Commands about replicated directories may be called as special ones.
+			app := a.library()
+			return app.RunContext(c.Context, normalise(app.Commands, append([]string{a.name}, args...)))
+		}
 	}
 	cmd := exec.CommandContext(c.Context, file, args[1:]...)
 	cmd.Env = a.moduleEnv(os.Getenv("SAFEMODULE"))

@@ -12,7 +12,7 @@ import (
 //
 //	offset  size  field
 //	0       4     magic "SKHB"
-//	4       2     version, 1
+//	4       2     version, 2
 //	6       2     length of the whole datagram
 //	8       8     incarnation of the sender: random, new after each boot of its host
 //	16      8     sequence: nanoseconds of CLOCK_BOOTTIME, grows within an incarnation
@@ -30,14 +30,18 @@ import (
 //	84      8     swap asked of epoch
 //	92      8     epoch of the data
 //	100     8     rank of the data, signed
-//	108     1+n   module: length, bytes
+//	108     8     full copy demanded
+//	116     8     full copy done
+//	124     8     external synchronisation: since, ns since 1970, signed
+//	132     1+n   module: length, bytes
 //	…       1+n   node: length, bytes
+//	…       1+n   external synchronisation: its uid
 //	…       4     crc32c of all before
 const (
 	beatMagic   = "SKHB"
-	beatVersion = 1
-	beatFixed   = 108
-	beatMax     = beatFixed + 2*256 + 4
+	beatVersion = 2
+	beatFixed   = 132
+	beatMax     = beatFixed + 3*256 + 4
 )
 
 const (
@@ -72,12 +76,17 @@ type message struct {
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+// size is that of the datagram.
+func (m *message) size() int {
+	return beatFixed + 1 + len(m.Module) + 1 + len(m.Node) + 1 + len(m.Beat.SyncUID) + 4
+}
+
 func (m *message) encode() []byte {
-	b := make([]byte, 0, beatFixed+len(m.Module)+len(m.Node)+6)
+	b := make([]byte, 0, m.size())
 	be := binary.BigEndian
 	b = append(b, beatMagic...)
 	b = be.AppendUint16(b, beatVersion)
-	b = be.AppendUint16(b, uint16(beatFixed+2+len(m.Module)+len(m.Node)+4))
+	b = be.AppendUint16(b, uint16(m.size()))
 	b = be.AppendUint64(b, m.Incarnation)
 	b = be.AppendUint64(b, m.Seq)
 	b = be.AppendUint64(b, m.Heard)
@@ -99,7 +108,10 @@ func (m *message) encode() []byte {
 	b = be.AppendUint64(b, m.Beat.SwapAsk)
 	b = be.AppendUint64(b, m.Beat.DataEpoch)
 	b = be.AppendUint64(b, uint64(int64(m.Beat.Rank)))
-	for _, s := range []string{m.Module, m.Node} {
+	b = be.AppendUint64(b, m.Beat.Full)
+	b = be.AppendUint64(b, m.Beat.FullDone)
+	b = be.AppendUint64(b, uint64(m.Beat.SyncSince))
+	for _, s := range []string{m.Module, m.Node, m.Beat.SyncUID} {
 		b = append(append(b, byte(len(s))), s...)
 	}
 	return be.AppendUint32(b, crc32.Checksum(b, castagnoli))
@@ -114,8 +126,8 @@ func decodeMessage(b []byte) (message, error) {
 	}
 	be := binary.BigEndian
 	switch {
-	case len(b) < beatFixed+6:
-		return bad("%d bytes, at least %d expected", len(b), beatFixed+6)
+	case len(b) < beatFixed+7:
+		return bad("%d bytes, at least %d expected", len(b), beatFixed+7)
 	case string(b[:4]) != beatMagic:
 		return bad("magic %q", b[:4])
 	case be.Uint16(b[4:]) != beatVersion:
@@ -148,8 +160,9 @@ func decodeMessage(b []byte) (message, error) {
 	v.Outdated = Drop{be.Uint64(b[64:]), be.Uint32(b[72:])}
 	v.Released, v.SwapAsk, v.DataEpoch = be.Uint64(b[76:]), be.Uint64(b[84:]), be.Uint64(b[92:])
 	v.Rank = int(int64(be.Uint64(b[100:])))
+	v.Full, v.FullDone, v.SyncSince = be.Uint64(b[108:]), be.Uint64(b[116:]), int64(be.Uint64(b[124:]))
 	r := bytes.NewBuffer(body[beatFixed:])
-	for _, s := range []*string{&m.Module, &m.Node} {
+	for _, s := range []*string{&m.Module, &m.Node, &v.SyncUID} {
 		n, err := r.ReadByte()
 		if err != nil || r.Len() < int(n) {
 			return bad("a name is cut off")
@@ -157,7 +170,7 @@ func decodeMessage(b []byte) (message, error) {
 		*s = string(r.Next(int(n)))
 	}
 	if r.Len() > 0 {
-		return bad("%d bytes after the names", r.Len())
+		return bad("%d bytes after the strings", r.Len())
 	}
 	return m, nil
 }

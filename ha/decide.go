@@ -64,6 +64,10 @@ func (m *machine) decideWait() bool {
 		return m.wait(BlockDegraded)
 	case p.Primary && !p.Open:
 		return m.wait(NoBlock) // not yet, or not before we have conceded
+	case p.Primary && m.cannotSync(p) != "":
+		m.say("reintegre", m.cannotSync(p))
+		m.Order = OrderStop
+		return true
 	case p.Primary:
 		m.follow()
 		return true
@@ -73,7 +77,7 @@ func (m *machine) decideWait() bool {
 		return m.claim(ForcePrimforce, RoleAlone)
 	case p.Role == RoleWait && !(p.Ready && p.HearsMe), p.Role == RoleSecond:
 		return m.wait(NoBlock) // it is about to take over, to wait, or to know
-	case m.Want == WantSecond || m.Want == WantFullsync:
+	case m.Want == WantSecond:
 		if p.Candidate && p.Role == RoleWait {
 			return m.wait(NoBlock) // it starts as primary
 		}
@@ -134,9 +138,14 @@ func (m *machine) decideSecond() bool {
 	case p.Primary && p.Degraded:
 		m.leave()
 		return true
-	case p.Primary && (p.Epoch != m.Epoch || !m.Followed):
+	case p.Primary && (p.Epoch != m.Epoch || !m.Followed || !m.Fresh && p.Full != m.FullFor && p.Full != 0):
 		if !p.Open {
 			return false // not yet, or not before we have conceded
+		}
+		if why := m.cannotSync(p); why != "" {
+			m.say("reintegre", why)
+			m.Order = OrderStop
+			return true
 		}
 		m.follow()
 		return true

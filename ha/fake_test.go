@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // fakeData is the data side of a pair of nodes in memory: a Launcher for each
@@ -37,6 +38,7 @@ type fakeReplica struct {
 	primary, frozen  bool
 	degraded         bool
 	follow           uint64 // 0: nobody
+	o                FollowOptions
 	joined, synced   bool
 	stopped, drained bool
 }
@@ -83,7 +85,7 @@ func (r *fakeReplica) with(f func(n, peer *fakeNode) error) error {
 func (r *fakeReplica) Status(ctx context.Context) (st ReplicaStatus, err error) {
 	err = r.with(func(n, _ *fakeNode) error {
 		st = ReplicaStatus{Role: n.role, Epoch: n.epoch, Uptodate: n.role == "clean" || n.role == "alone",
-			Consistent: n.role != "syncing", Connected: r.joined, Synced: r.synced, Frozen: r.frozen, Degraded: r.degraded}
+			Consistent: n.role != "syncing", Connected: r.joined, Synced: r.synced, Frozen: r.frozen, Degraded: r.degraded, Follow: r.o}
 		if n.role == "connected" {
 			st.Rank = 1
 		}
@@ -128,12 +130,12 @@ func (r *fakeReplica) Abandon(ctx context.Context) error { return nil }
 
 func (r *fakeReplica) Follow(ctx context.Context, epoch uint64, addr string, o FollowOptions) error {
 	return r.with(func(n, _ *fakeNode) error {
-		r.d.note(r.i, "follow %d full=%v", epoch, o.Full)
-		if r.follow == epoch && r.joined {
+		r.d.note(r.i, "follow %d %s", epoch, optionsText(o))
+		if r.follow == epoch && r.joined && o == (FollowOptions{}) {
 			return nil
 		}
 		r.cut()
-		r.primary, r.follow = false, epoch
+		r.primary, r.follow, r.o = false, epoch, o
 		r.d.join()
 		return nil
 	})
@@ -236,7 +238,21 @@ func (d *fakeData) join() {
 		d.nodes[i].role, d.nodes[1-i].role = "connected", "second"
 		for _, r := range []*fakeReplica{p, f} {
 			r.synced = true
-			r.events <- ReplicaEvent{Kind: Synced, Epoch: d.nodes[i].epoch}
+			e := ReplicaEvent{Kind: Synced, Epoch: d.nodes[i].epoch}
+			if r == f {
+				e.Follow = r.o
+			}
+			r.events <- e
 		}
 	}
+}
+
+func optionsText(o FollowOptions) string {
+	switch {
+	case o.Full:
+		return "full"
+	case !o.Since.IsZero():
+		return "since " + o.Since.UTC().Format(time.RFC3339)
+	}
+	return "default"
 }

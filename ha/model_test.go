@@ -15,8 +15,10 @@ type world struct {
 	cut    [2]bool // heartbeats from node i do not arrive
 	acked  uint8   // writes that the application was told are done
 	writes int
-	cuts   bool // heartbeats were cut: split brain is possible
-	forced bool // an administrator overrode what the data said
+	cuts   bool    // heartbeats were cut: split brain is possible
+	forced bool    // an administrator overrode what the data said
+	asks   int     // full copies that were demanded: each at a time of its own
+	owed   [2]bool // a full copy was demanded on node i, and none has ended since
 	bad    string
 	step   func(State, Event, time.Time) (State, []Action)
 }
@@ -50,6 +52,7 @@ type mdisk struct {
 type mreplica struct {
 	run, primary, frozen, degraded, drained, follow bool
 	fresh                                           bool // in sync in the life of this process, and not outdated since
+	full, did                                       bool // the Follow asked for everything; what ended last was that
 	joined, synced, copying                         bool
 	events                                          []ReplicaEvent
 	gone                                            bool // its death is not known yet
@@ -102,7 +105,10 @@ func (w *world) event(i int, e Event) {
 	if !n.daemon {
 		return
 	}
-	next, actions := w.step(n.s, e, modelNow)
+	next, actions := w.step(n.s, e, modelNow.Add(time.Duration(w.asks)*time.Second))
+	if n.s.Sync.Mode == SyncFull && next.Sync.Mode == SyncDefault && w.owed[i] {
+		w.fail("node %d takes a full copy that was demanded for done", i)
+	}
 	n.s = next
 	n.say = n.s.beat()
 	for _, a := range actions {
@@ -196,12 +202,21 @@ func (w *world) moves(commands bool) []move {
 			add(true, func(w *world) { w.killDaemon(i) }, "%d: daemon killed", i)
 			if commands {
 				for _, c := range []Command{{Name: "start"}, {Name: "stop"}, {Name: "stopstart"}, {Name: "restart"}, {Name: "swap"},
-					{Name: "prim"}, {Name: "second"}, {Name: "forcestop"}} {
+					{Name: "prim"}, {Name: "primforce"}, {Name: "second"}, {Name: "second", Args: []string{"fullsync"}},
+					{Name: "rfssync", Args: []string{"full"}}, {Name: "forcestop"}} {
+					full := c.Name == "primforce" || len(c.Args) > 0
+					if full && (w.asks == 3 || !n.s.Conf.HasData) {
+						continue
+					}
 					if n.s.Refusal(c) == nil {
 						add(true, func(w *world) {
-							w.forced = w.forced || c.Name == "prim" || c.Name == "forcestop"
+							w.forced = w.forced || c.Name == "prim" || c.Name == "primforce" || c.Name == "forcestop"
+							if full {
+								w.asks++
+								w.owed[i] = true
+							}
 							w.event(i, Asked{c})
-						}, "%d: command %s", i, c.Name)
+						}, "%d: command %s %v", i, c.Name, c.Args)
 					}
 				}
 			}
@@ -274,7 +289,7 @@ func (w *world) tell(i int, k ReplicaEventKind, epoch uint64) {
 func (w *world) join(i int) {
 	n, o := &w.n[i], &w.n[1-i]
 	n.r.joined, o.r.joined, n.r.frozen = true, true, false
-	if o.disk.role != "clean" || o.disk.data != n.disk.data {
+	if o.r.full || o.disk.role != "clean" || o.disk.data != n.disk.data {
 		n.r.copying = true
 		o.r.fresh = false
 		o.disk.role, o.disk.epoch, n.disk.role = "syncing", n.disk.epoch, "alone"
@@ -286,11 +301,15 @@ func (w *world) join(i int) {
 func (w *world) sync(i int) {
 	n, o := &w.n[i], &w.n[1-i]
 	n.r.synced, o.r.synced, n.r.copying = true, true, false
+	o.r.did = o.r.full
+	if o.r.full {
+		o.r.full, w.owed = false, [2]bool{}
+	}
 	n.disk.role = "connected"
 	o.r.fresh = true
 	o.disk.role, o.disk.data, o.disk.epoch = "second", n.disk.data, n.disk.epoch
 	w.tell(i, Synced, n.disk.epoch)
-	w.tell(1-i, Synced, n.disk.epoch)
+	o.r.events = append(o.r.events, ReplicaEvent{Kind: Synced, Epoch: n.disk.epoch, Follow: FollowOptions{Full: o.r.did}})
 }
 
 func (w *world) unjoin() {
@@ -361,7 +380,8 @@ func (w *world) startDaemon(i int, boot bool) {
 func (w *world) status(i int) ReplicaStatus {
 	n := &w.n[i]
 	return ReplicaStatus{Role: n.disk.role, Epoch: n.disk.epoch, Uptodate: n.r.primary || n.r.fresh || n.disk.role == "alone",
-		Consistent: n.disk.role != "syncing", Connected: n.r.joined, Synced: n.r.synced, Frozen: n.r.frozen, Degraded: n.r.degraded}
+		Consistent: n.disk.role != "syncing", Connected: n.r.joined, Synced: n.r.synced, Frozen: n.r.frozen, Degraded: n.r.degraded,
+		Follow: FollowOptions{Full: n.r.did}}
 }
 
 // exec does what task k of node i asks for.
@@ -401,17 +421,18 @@ func (w *world) exec(i, k int) {
 			switch {
 			case r.primary:
 				err = errors.New("it is a primary")
-			case !r.follow || t.Task.Full:
+			case !r.follow || t.Task.Full || !t.Task.Since.IsZero():
 				if r.joined {
 					w.unjoin()
 				}
 				r.follow = true
+				r.full = r.full || t.Task.Full
 			}
 		case TaskOutdate:
 			if r.joined {
 				w.unjoin()
 			}
-			r.fresh, r.follow = false, false
+			r.fresh, r.follow, r.full, r.did = false, false, false, false
 			if n.disk.role != "syncing" {
 				n.disk.role = "outdated"
 			}
@@ -453,7 +474,7 @@ func (w *world) promote(i int, t Task) error {
 	if n.r.joined {
 		w.unjoin()
 	}
-	n.r.primary, n.r.frozen, n.r.drained, n.r.follow = true, true, false, false
+	n.r.primary, n.r.frozen, n.r.drained, n.r.follow, n.r.full, n.r.did = true, true, false, false, false, false
 	n.disk.epoch, n.disk.role = t.Epoch, "connected"
 	return nil
 }
@@ -468,7 +489,7 @@ func (w *world) alone(i int) {
 
 // key identifies a world up to the numbers of tasks.
 func (w *world) key() string {
-	b := fmt.Appendf(nil, "%v %b %d %v %v|", w.cut, w.acked, w.writes, w.cuts, w.forced)
+	b := fmt.Appendf(nil, "%v %b %d %v %v %d %v|", w.cut, w.acked, w.writes, w.cuts, w.forced, w.asks, w.owed)
 	for i := range w.n {
 		n := w.n[i]
 		s := n.s

@@ -85,6 +85,19 @@ var mutants = []struct {
 		}
 		return Step(s, e, now)
 	}},
+	{"a full copy counts as done when any synchronisation ends", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		if t, ok := e.(Told); ok && t.Event.Kind == Synced && s.Reign {
+			s.Sync = SyncPolicy{}
+		}
+		return Step(s, e, now)
+	}},
+	{"a demand for a full copy is forgotten by the second that is restarted", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		if s.Role == RoleSecond && !s.Reign {
+			s.Sync = SyncPolicy{}
+		}
+		return s, a
+	}},
 	{"what was conceded is forgotten over a stop", true, false, func(s State, e Event, now time.Time) (State, []Action) {
 		s, a := Step(s, e, now)
 		if s.Role == RoleStop {

@@ -163,15 +163,18 @@ func (m *machine) follow() {
 		m.script("transition", RoleSecond, "start")
 		m.Role = RoleSecond
 	}
-	if m.Afresh || !m.Follower || m.Epoch != m.Peer.Epoch {
-		m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
-	}
+	afresh := m.Afresh || !m.Follower || m.Epoch != m.Peer.Epoch
 	m.Epoch = m.Peer.Epoch
 	m.Followed, m.Fresh, m.Swapping, m.SwapAsk, m.Released, m.Why = true, false, false, 0, 0, NoBlock
 	if m.Conf.HasData {
-		m.plan(Task{Kind: TaskFollow, Epoch: m.Epoch, Full: m.Want == WantFullsync || m.Afresh})
+		t := m.syncTask()
+		m.plan(t)
+		afresh = afresh || t.Full || !t.Since.IsZero()
 	} else {
 		m.Fresh, m.Stale, m.Handed = true, false, false
+	}
+	if afresh { // the replica opens a new stream: what it still says of the old one is late
+		m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
 	}
 	m.Want = WantStart
 }

@@ -140,7 +140,8 @@ type ReplicaEvent struct {
 	Epoch  uint64
 	Text   string
 	Level  Level
-	Source string // "reintegre", "nfsadmin", …
+	Source string        // "reintegre", "nfsadmin", …
+	Follow FollowOptions // Synced, on the second: what the synchronisation that ended was asked for
 }
 
 // ReplicaStatus is what a replica knows of itself and of its data.
@@ -153,7 +154,8 @@ type ReplicaStatus struct {
 	Synced     bool   // …and the second's data is the primary's
 	Frozen     bool   // primary: changes wait, see PeerLost
 	Degraded   bool
-	Rank       int // of two data of the same epoch the greater knows more
+	Rank       int           // of two data of the same epoch the greater knows more
+	Follow     FollowOptions // second that is synced: what the synchronisation was asked for
 	Progress   ReplicaProgress
 }
 

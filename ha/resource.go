@@ -80,12 +80,6 @@ func (r *resources) list() []Resource {
 
 // resources are what the guide shows of a module with "state -v" (§7.9).
 func (s *State) resources() map[string]string {
-	updown := func(up bool) string {
-		if up {
-			return "up"
-		}
-		return "down"
-	}
 	r := map[string]string{
 		"state.local":  strings.ToLower(s.Role.String()),
 		"state.remote": strings.ToLower(s.Remote.Role.String()),
@@ -105,6 +99,7 @@ func (s *State) resources() map[string]string {
 		}
 		r["rfs.uptodate"] = v
 		r["rfs.degraded"] = updown(s.Data.Degraded)
+		s.syncResources(r)
 	}
 	return r
 }

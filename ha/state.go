@@ -45,7 +45,12 @@ type State struct {
 	Fresh    bool // second: has everything that was ever answered
 	Up       Parts
 	Data     Data
-	Loops    int // automatic stopstarts since LoopFrom
+	Sync     SyncPolicy
+	SyncUsed SyncPolicy    // second: the policy that the Follow under way began with
+	SyncWith FollowOptions // …what was asked for then
+	FullFor  uint64        // …and the full copy that its primary demanded, see Beat.Full
+	FullDid  uint64        // second: the demand that was met
+	Loops    int           // automatic stopstarts since LoopFrom
 	LoopFrom time.Time
 
 	Plan   []Task // what is left of the transition under way
@@ -88,7 +93,6 @@ const (
 	WantPrim
 	WantPrimforce
 	WantSecond
-	WantFullsync
 )
 
 // Order is a command that waits for the transition under way to end.
@@ -220,12 +224,16 @@ type Beat struct {
 	Uptodate    bool
 	DataEpoch   uint64
 	Rank        int
-	WantSecond  bool // was started to be second
+	WantSecond  bool   // was started to be second
+	Full        uint64 // primary: demands a full copy; names the demand
+	FullDone    uint64 // second: in sync by the full copy of this name
+	SyncUID     string // the external synchronisation that is set here
+	SyncSince   int64  // primary of it: what was changed later is to be copied; ns since 1970
 }
 
 // beat is what the node says of itself in state s.
 func (s *State) beat() Beat {
-	return Beat{
+	b := Beat{
 		Known: true, Role: s.Role, Colour: s.Colour,
 		Epoch: s.Epoch, Seen: s.Seen,
 		Primary: s.Reign, Established: s.Established, Unprotected: s.Unprotected,
@@ -235,8 +243,15 @@ func (s *State) beat() Beat {
 		HearsMe: s.Peer.Known,
 		Ready:   s.Role == RoleWait && s.dataKnown() && s.idle(), Candidate: s.candidate(),
 		Uptodate: s.Data.Uptodate, DataEpoch: s.dataEpoch(), Rank: s.Data.Rank,
-		WantSecond: s.Want == WantSecond || s.Want == WantFullsync,
+		WantSecond: s.Want == WantSecond, Full: s.demanded(),
 	}
+	if b.Fresh {
+		b.FullDone = s.FullDid
+	}
+	if s.Sync.Mode == SyncExternal {
+		b.SyncUID, b.SyncSince = s.Sync.UID, s.Sync.Since
+	}
+	return b
 }
 
 func (s *State) idle() bool { return s.Cur.Kind == 0 && len(s.Plan) == 0 }
@@ -259,7 +274,7 @@ func (s *State) sure() bool {
 
 // candidate says that the data here may be the newest of two that are compared.
 func (s *State) candidate() bool {
-	if s.Want == WantSecond || s.Want == WantFullsync {
+	if s.Want == WantSecond {
 		return false
 	}
 	return !s.Conf.HasData || s.Data.Consistent && !s.Stale && (s.Data.Uptodate || s.Data.Epoch > 0)

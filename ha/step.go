@@ -251,7 +251,7 @@ func (m *machine) done(d Done) {
 			m.Data.Joined = true
 			if d.Status.Synced && d.Status.Epoch == m.Epoch {
 				m.Data.Synced = true
-				m.inSync()
+				m.inSync(d.Status.Follow)
 			}
 		}
 	case TaskStatus:
@@ -304,7 +304,8 @@ func (m *machine) promoteFailed(t Task, err error) {
 }
 
 // inSync: a second has what its primary has, and its primary knows.
-func (m *machine) inSync() {
+func (m *machine) inSync(how FollowOptions) {
+	m.syncEnded(how)
 	m.Fresh, m.Stale, m.Handed = true, false, false
 	m.Data.Epoch = m.Epoch
 }

@@ -35,8 +35,23 @@ func (s *State) Refusal(c Command) error {
 	no := func(format string, args ...any) error {
 		return fmt.Errorf("%s %w: %s", c.Name, ErrRefused, fmt.Sprintf(format, args...))
 	}
-	if len(c.Args) > 0 && !(c.Name == "second" && len(c.Args) == 1 && c.Args[0] == "fullsync") {
+	switch {
+	case c.Name == "rfssync":
+		if why := s.mayRfssync(c.Args); why != "" {
+			return no("%s", why)
+		}
+		return nil
+	case c.Name == "secondforce" && len(c.Args) == 1:
+		if _, err := parseDate(c.Args[0]); err != nil {
+			return no("%v", err)
+		}
+	case c.Name == "secondforce":
+		return no("expected one date")
+	case len(c.Args) > 0 && !(c.Name == "second" && len(c.Args) == 1 && c.Args[0] == "fullsync"):
 		return no("unknown argument %q", c.Args)
+	}
+	if c.Name == "secondforce" && !s.Conf.HasData {
+		return no("the module replicates nothing")
 	}
 	stopping := s.Order == OrderStop || s.Order == OrderForcestop
 	switch c.Name {
@@ -46,14 +61,14 @@ func (s *State) Refusal(c Command) error {
 		if s.Role != RoleStop || s.Order == OrderStart {
 			return no("the module is started already (%s)", s.Role)
 		}
-	case "prim", "primforce", "second":
+	case "prim", "primforce", "second", "secondforce":
 		if s.Role != RoleStop && s.Role != RoleWait || s.Order != NoOrder || stopping {
 			return no("the module is %s; stop it first", s.Role)
 		}
 		if s.Role == RoleWait && (!s.idle() || s.Reign) {
 			return no("the module is starting or stopping; try again when it waits")
 		}
-		if c.Name != "second" && s.heard() && s.Peer.Primary {
+		if (c.Name == "prim" || c.Name == "primforce") && s.heard() && s.Peer.Primary {
 			return no("%s is primary", s.Conf.Peer)
 		}
 	case "stopstart":
@@ -72,7 +87,7 @@ func (s *State) Refusal(c Command) error {
 			return no("%s is not ready", s.Conf.Peer)
 		}
 	default:
-		return no("no such command: start, stop, forcestop, prim, primforce, second, swap, restart, stopstart")
+		return no("no such command: start, stop, forcestop, prim, primforce, second, secondforce, swap, restart, stopstart, rfssync")
 	}
 	return nil
 }
@@ -94,14 +109,23 @@ func (m *machine) asked(c Command) {
 	default:
 		m.say("heart", fmt.Sprintf("Action %s called by %s", c.Name, by))
 	}
+	if c.Name == "rfssync" {
+		m.setSync(c.Args)
+		return
+	}
 	m.Loops = 0
 	switch c.Name {
 	case "start":
 		m.Want, m.Order = WantStart, OrderStart
-	case "prim", "primforce", "second":
-		m.Want = map[string]Want{"prim": WantPrim, "primforce": WantPrimforce, "second": WantSecond}[c.Name]
-		if len(c.Args) > 0 {
-			m.Want = WantFullsync
+	case "prim", "primforce", "second", "secondforce":
+		m.Want = map[string]Want{"prim": WantPrim, "primforce": WantPrimforce, "second": WantSecond, "secondforce": WantSecond}[c.Name]
+		switch {
+		case c.Name == "secondforce":
+			if t, err := parseDate(c.Args[0]); err == nil {
+				m.Sync = SyncPolicy{Mode: SyncDate, Since: t.UnixNano()}
+			}
+		case c.Name == "primforce" || len(c.Args) > 0: // second fullsync
+			m.Sync = SyncPolicy{Mode: SyncFull, Asked: uint64(m.now.UnixNano())}
 		}
 		if m.Role == RoleStop {
 			m.Order = OrderStart
@@ -194,8 +218,9 @@ func (m *machine) told(e ReplicaEvent) {
 		m.Data.Synced = true
 		if m.Reign {
 			m.Unprotected = false
+			m.syncServed()
 		} else if m.Role == RoleSecond && m.Followed {
-			m.inSync()
+			m.inSync(e.Follow)
 		}
 	}
 }
@@ -211,6 +236,9 @@ func (m *machine) heardBeat(b Beat) {
 	m.Peer = b
 	m.Seen = max(m.Seen, b.Seen, b.Epoch)
 	m.remote(Remote{b.Role, b.Colour})
+	if m.Reign && b.FullDone != 0 && b.FullDone == m.Sync.Asked {
+		m.Sync = SyncPolicy{}
+	}
 	switch {
 	case m.Role == RoleSecond && b.Swapping && b.Epoch == m.Epoch && !m.Swapping && m.Released != m.Epoch:
 		m.Swapping = true
@@ -269,7 +297,7 @@ func (m *machine) adopted(e Adopted) {
 		}
 		m.State = State{
 			Conf: m.Conf, Role: RoleStop, Since: m.now, Epoch: m.Epoch, Seen: max(m.Seen, m.Epoch),
-			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops,
+			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops, Sync: m.Sync,
 			Loops: m.Loops, LoopFrom: m.LoopFrom, TaskID: m.TaskID, Links: m.Links,
 		}
 		return
@@ -309,7 +337,7 @@ func (m *machine) adoptedReplica(st ReplicaStatus) {
 	case m.Role == RoleSecond && m.Followed && st.Connected:
 		m.Fresh = false
 		if st.Synced && st.Epoch == m.Epoch {
-			m.inSync()
+			m.inSync(st.Follow)
 		}
 	case m.Role == RoleSecond && m.Followed:
 		m.Fresh = m.Fresh && st.Uptodate

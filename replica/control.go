@@ -56,6 +56,8 @@ type Event struct {
 	Level  string    `json:"level,omitempty"`  // of EventLog: E or I
 	Source string    `json:"source,omitempty"` // of EventLog
 	Text   string    `json:"text,omitempty"`
+
+	Follow FollowOptions `json:"follow,omitzero"` // of EventSynced on the second: what Follow had asked for
 }
 
 // Status is what a replica knows of itself and of its data; see ha.ReplicaStatus.
@@ -70,6 +72,8 @@ type Status struct {
 	Degraded   bool     `json:"degraded"`
 	Rank       int      `json:"rank"`
 	Progress   Progress `json:"progress"`
+
+	Follow FollowOptions `json:"follow,omitzero"` // second that is synced: what Follow had asked for
 }
 
 // Progress is how far a reintegration is, on the primary.
@@ -100,7 +104,7 @@ func (r *Replica) Status() Status {
 		}
 	}
 	if r.follow != nil {
-		s.Connected = r.follow.joined.Load()
+		s.Connected, s.Follow = r.follow.joined.Load(), r.follow.did
 	}
 	s.Frozen = r.prim && r.gate.Frozen()
 	return s

@@ -24,6 +24,7 @@ type follower struct {
 	joined atomic.Bool
 	recv   atomic.Pointer[journal.Receiver] // of the session
 	void   bool                             // under Replica.mu: outdated, nothing of it counts any more
+	did    FollowOptions                    // under Replica.mu: what the synchronisation that ended last was asked for
 	stop   context.CancelFunc
 	done   chan struct{}
 	fatal  error       // why it ended for good; after done
@@ -229,6 +230,8 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		err = r.record(state)
 	}
 	r.synced = err == nil
+	did := f.opts
+	f.did = did
 	r.mu.Unlock()
 	if err != nil {
 		r.events.send(Event{Kind: EventFailed, Epoch: uint64(epoch), Text: err.Error()})
@@ -239,7 +242,7 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		r.log("E", "reintegre", "Copied %s", statistics(s.Stats))
 		r.log("E", "reintegre", "Reintegration ended (synchronize)")
 	}
-	r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch)})
+	r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch), Follow: did})
 }
 
 // statistics is the tail of the log line "Copied …": size, number of files, time

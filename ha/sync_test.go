@@ -1,0 +1,165 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// value waits until resource name of node i has a value that ok takes.
+func (p *pair) value(i int, name string, ok func(string) bool) string {
+	p.t.Helper()
+	var got string
+	p.until(i, "another "+name, func(st ModuleState) bool {
+		for _, r := range st.Resources {
+			if r.Name == name {
+				got = r.Value
+				return ok(r.Value)
+			}
+		}
+		return false
+	})
+	return got
+}
+
+func is(want string) func(string) bool { return func(got string) bool { return got == want } }
+
+// follows are the Follow calls on node i so far.
+func (p *pair) follows(i int) []string {
+	p.data.mu.Lock()
+	defer p.data.mu.Unlock()
+	var calls []string
+	for _, c := range p.data.calls {
+		if who, call, _ := strings.Cut(c, " "); who == string('0'+byte(i)) && strings.HasPrefix(call, "follow ") {
+			_, how, _ := strings.Cut(strings.TrimPrefix(call, "follow "), " ")
+			calls = append(calls, how)
+		}
+	}
+	return calls
+}
+
+// wantFollow checks how node i followed last.
+func (p *pair) wantFollow(i int, how string) {
+	p.t.Helper()
+	if f := p.follows(i); len(f) == 0 || f[len(f)-1] != how {
+		p.t.Fatalf("node%d followed %q, wanted %q at last\n%s", i+1, f, how, p.logs())
+	}
+}
+
+func (p *pair) refused(i int, why string, name string, args ...string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	err := p.sups[i].Do(ctx, "mirror", Command{Name: name, Args: args})
+	if !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), why) {
+		p.t.Fatalf("%s %q: %v, wanted a refusal with %q", name, args, err, why)
+	}
+}
+
+// A full copy is made once, whoever asks for it and however.
+func TestSyncFull(t *testing.T) {
+	p := newPair(t, true)
+	p.do(0, "prim")
+	p.want("ALONE green", "STOP red")
+	p.do(1, "second", "fullsync")
+	p.want("PRIM green", "SECOND green")
+	p.wantFollow(1, "full")
+	p.value(1, "usersetting.rfssyncmode", is("default"))
+
+	again := func() {
+		p.do(1, "stop")
+		p.want("ALONE green", "STOP red")
+		p.do(1, "start")
+		p.want("PRIM green", "SECOND green")
+	}
+	again()
+	p.wantFollow(1, "default")
+
+	p.do(0, "rfssync", "full") // the primary asks
+	p.logged(0, 0, "Action rfssync called by SYSTEM/root", "Synchronization policy set to full")
+	p.value(0, "usersetting.rfssyncmode", is("full"))
+	again()
+	p.wantFollow(1, "full")
+	p.value(0, "usersetting.rfssyncmode", is("default"))
+
+	p.do(1, "rfssync", "full") // the second asks
+	again()
+	p.wantFollow(1, "full")
+	p.value(1, "usersetting.rfssyncmode", is("default"))
+	again()
+	p.wantFollow(1, "default")
+	p.refused(0, `expected "full"`, "rfssync", "fully")
+}
+
+// After primforce the next second copies everything (§5.9).
+func TestPrimforceLeadsToFull(t *testing.T) {
+	p := newPair(t, true)
+	p.do(0, "primforce")
+	p.want("ALONE green", "STOP red")
+	p.do(1, "second")
+	p.want("PRIM green", "SECOND green")
+	p.wantFollow(1, "full")
+	p.value(0, "usersetting.rfssyncmode", is("default"))
+}
+
+func TestSecondforce(t *testing.T) {
+	p := newPair(t, true)
+	p.do(0, "prim")
+	p.want("ALONE green", "STOP red")
+	p.refused(1, "expected one date", "secondforce")
+	p.refused(1, "such as 2016-03-01T12:00:00Z", "secondforce", "yesterday")
+	p.do(1, "secondforce", "2016-03-01T12:00:00Z")
+	p.want("PRIM green", "SECOND green")
+	p.logged(1, 0, "Action secondforce called by SYSTEM/root")
+	p.wantFollow(1, "since 2016-03-01T12:00:00Z")
+	p.do(1, "stopstart")
+	p.logged(1, 0, "Action stopstart called by SYSTEM/root", "Local state WAIT magenta", "Local state SECOND green")
+	p.wantFollow(1, "default")
+}
+
+// An external synchronisation copies what was changed since the primary announced
+// the copy, if both mean the same copy (§13.6.4.9).
+func TestSyncExternal(t *testing.T) {
+	p := newPair(t, true)
+	p.refused(1, "give the command \"rfssync external second B1\" first", "rfssync", "-d", "second", "B1")
+	p.refused(1, "1 to 24 letters", "rfssync", "external", "second", strings.Repeat("x", 25))
+	p.do(1, "rfssync", "external", "second", "B1")
+	p.do(0, "prim")
+	p.want("ALONE green", "STOP red")
+	p.value(1, "rfs.rfssync", is("down"))
+
+	p.do(1, "second") // the primary knows of no copy
+	p.logged(1, 0, "External synchronization B1 cannot be applied: none is set on node1", "Local state STOP red")
+	p.do(0, "rfssync", "external", "prim", "B2")
+	p.value(0, "usersetting.rfssyncuid", is("B2"))
+	p.until(1, "STOP", func(st ModuleState) bool { return st.Role == RoleStop && st.Colour == Red })
+	p.do(1, "second")
+	p.logged(1, 0, "External synchronization B1 cannot be applied: node1 has B2", "Local state STOP red")
+
+	from := time.Now().Add(-externalGrace).Truncate(time.Second)
+	p.do(0, "rfssync", "external", "prim", "B1")
+	to := time.Now()
+	p.do(0, "rfssync", "external", "prim", "B1") // again: the earlier date stays
+	p.do(0, "rfssync", "-d", "prim", "B1")
+	p.value(1, "rfs.rfssync", is("up"))
+	p.value(0, "rfs.rfssync", is("up"))
+	p.want("-", "STOP red")
+	p.do(1, "start")
+	p.want("PRIM green", "SECOND green")
+	f := p.follows(1)
+	since, err := time.Parse(time.RFC3339, strings.TrimPrefix(f[len(f)-1], "since "))
+	if err != nil || since.Before(from) || since.After(to.Add(-externalGrace)) {
+		t.Fatalf("node2 followed %q, expected since %v to %v\n%s", f, from, to, p.logs())
+	}
+	for i := range 2 {
+		p.value(i, "usersetting.rfssyncmode", is("default"))
+	}
+	p.refused(1, "STOP or WAIT", "rfssync", "external", "second", "B3")
+	p.refused(0, "STOP or ALONE green", "rfssync", "external", "prim", "B3")
+	if n := slices.Index(p.follows(1), "full"); n >= 0 {
+		t.Errorf("follow %d was full", n)
+	}
+}
