@@ -82,11 +82,19 @@ func (c *arpClaims) read() (net.HardwareAddr, error) {
 		if err != nil {
 			return nil, err
 		}
-		var p arp.Packet
-		if p.UnmarshalBinary(c.buf[:n]) == nil && p.SenderIP == c.addr && len(p.SenderHardwareAddr) == 6 {
-			return p.SenderHardwareAddr, nil
+		if mac, ok := arpClaim(c.buf[:n], c.addr); ok {
+			return mac, nil
 		}
 	}
+}
+
+// arpClaim answers which MAC the frame says has the address.
+func arpClaim(b []byte, addr netip.Addr) (net.HardwareAddr, bool) {
+	var p arp.Packet
+	if p.UnmarshalBinary(b) != nil || p.SenderIP != addr || len(p.SenderHardwareAddr) != 6 {
+		return nil, false
+	}
+	return p.SenderHardwareAddr, true
 }
 
 func (c *arpClaims) close() error { return c.conn.Close() }

@@ -15,6 +15,9 @@ const (
 	Gone
 	// Unannounced: an announcement could not be sent. Said once, until one could.
 	Unannounced
+	// Unheard: the socket failed on which claims of others are heard. Conflicts are
+	// not told any more.
+	Unheard
 )
 
 func (k EventKind) String() string {
@@ -25,6 +28,8 @@ func (k EventKind) String() string {
 		return "gone"
 	case Unannounced:
 		return "unannounced"
+	case Unheard:
+		return "unheard"
 	}
 	return fmt.Sprintf("EventKind(%d)", int(k))
 }
@@ -37,7 +42,7 @@ type Event struct {
 	// Defended says that the conflict was answered with an announcement.
 	Defended bool
 	// Err says why: of Gone ErrExpired or ErrGone, or an InUseError when the kernel
-	// found the address in use; of Unannounced what the system said.
+	// found the address in use; of the others what the system said.
 	Err error
 }
 

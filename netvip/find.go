@@ -107,6 +107,15 @@ func place(a Address, l link, addrs []setAddr) Place {
 	return p
 }
 
+func nameOf(index int, links []link) string {
+	for _, l := range links {
+		if l.index == index {
+			return l.name
+		}
+	}
+	return ""
+}
+
 func names(links []link) string {
 	var s []string
 	for _, l := range links {

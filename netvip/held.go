@@ -185,6 +185,11 @@ func (h *Held) listen() {
 	for {
 		mac, err := h.claims.read()
 		if err != nil {
+			select {
+			case <-h.stop:
+			default:
+				h.emit(Event{Kind: Unheard, Err: err})
+			}
 			return
 		}
 		if !h.manager.ours(mac) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"strings"
 	"syscall"
@@ -150,14 +151,10 @@ func parseAddr(m []byte) (s setAddr, ok bool) {
 		return s, false
 	}
 	msg := nl.DeserializeIfAddrmsg(m)
-	attrs, err := nl.ParseRouteAttr(m[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return s, false
-	}
 	s.index, s.flags, s.valid = int(msg.Index), uint32(msg.Flags), 1<<32-1
 	var local, address netip.Addr
-	for _, a := range attrs {
-		switch v := a.Value; int(a.Attr.Type) {
+	for kind, v := range attributes(m[unix.SizeofIfAddrmsg:]) {
+		switch kind {
 		case unix.IFA_LOCAL:
 			local, _ = netip.AddrFromSlice(v)
 		case unix.IFA_ADDRESS:
@@ -186,6 +183,20 @@ func parseAddr(m []byte) (s setAddr, ok bool) {
 	}
 	s.prefix = netip.PrefixFrom(local, int(msg.Prefixlen))
 	return s, true
+}
+
+// attributes walks over netlink attributes: length and kind, two bytes each,
+// then the value, padded to four. It ends where a length cannot be.
+func attributes(b []byte) iter.Seq2[uint16, []byte] {
+	return func(yield func(uint16, []byte) bool) {
+		for len(b) >= 4 {
+			length := int(binary.NativeEndian.Uint16(b))
+			if length < 4 || length > len(b) || !yield(binary.NativeEndian.Uint16(b[2:])&^unix.NLA_F_NESTED, b[4:length]) {
+				return
+			}
+			b = b[min((length+3)&^3, len(b)):]
+		}
+	}
 }
 
 // set gives the address to its interface, or, with replace, a new lifetime to

@@ -32,12 +32,14 @@ type Manager struct {
 }
 
 // New needs CAP_NET_ADMIN and CAP_NET_RAW. The caller closes the Manager.
-func New() (*Manager, error) {
+func New() (*Manager, error) { return open(bootTime) }
+
+func open(now func() time.Duration) (*Manager, error) {
 	k, err := openKernel()
 	if err != nil {
 		return nil, fmt.Errorf("virtual addresses: %w", err)
 	}
-	m := &Manager{kernel: k, now: bootTime, held: make(map[netip.Addr]*Held), macs: make(map[int]net.HardwareAddr)}
+	m := &Manager{kernel: k, now: now, held: make(map[netip.Addr]*Held), macs: make(map[int]net.HardwareAddr)}
 	// Subscribed first, listed then: nothing changes unseen in between.
 	if m.watch, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR); err != nil {
 		k.close()
@@ -221,7 +223,7 @@ func leftover(a Address, addrs []setAddr) (setAddr, bool, error) {
 // holds. Another daemon in the same network namespace may hold it.
 type Left struct {
 	Prefix    netip.Prefix
-	Index     int           // of the interface
+	Interface string        // its name now
 	Remaining time.Duration // until the kernel takes it away
 }
 
@@ -233,12 +235,16 @@ func (m *Manager) Left() ([]Left, error) {
 	if err != nil {
 		return nil, fmt.Errorf("virtual addresses: %w", err)
 	}
+	links, err := m.kernel.links()
+	if err != nil {
+		return nil, fmt.Errorf("virtual addresses: %w", err)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var left []Left
 	for _, s := range addrs {
 		if s.ours() && m.held[s.prefix.Addr()] == nil {
-			left = append(left, Left{Prefix: s.prefix, Index: s.index, Remaining: time.Duration(s.valid) * time.Second})
+			left = append(left, Left{Prefix: s.prefix, Interface: nameOf(s.index, links), Remaining: time.Duration(s.valid) * time.Second})
 		}
 	}
 	return left, nil

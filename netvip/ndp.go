@@ -70,18 +70,29 @@ func (c *ndpClaims) read() (net.HardwareAddr, error) {
 		if err != nil {
 			return nil, err
 		}
-		na, ok := m.(*ndp.NeighborAdvertisement)
 		// Hop limit 255: it came from this link, through no router.
-		if !ok || cm == nil || cm.IfIndex != c.index || cm.HopLimit != ndp.HopLimit || na.TargetAddress != c.addr {
+		if cm == nil || cm.IfIndex != c.index || cm.HopLimit != ndp.HopLimit {
 			continue
 		}
-		for _, o := range na.Options {
-			if l, ok := o.(*ndp.LinkLayerAddress); ok && l.Direction == ndp.Target {
-				return l.Addr, nil
-			}
+		if mac, ok := ndpClaim(m, c.addr); ok {
+			return mac, nil
 		}
-		return nil, nil
 	}
+}
+
+// ndpClaim answers which MAC the message says has the address; nil: it does not
+// say which.
+func ndpClaim(m ndp.Message, addr netip.Addr) (net.HardwareAddr, bool) {
+	na, ok := m.(*ndp.NeighborAdvertisement)
+	if !ok || na.TargetAddress != addr {
+		return nil, false
+	}
+	for _, o := range na.Options {
+		if l, ok := o.(*ndp.LinkLayerAddress); ok && l.Direction == ndp.Target {
+			return l.Addr, true
+		}
+	}
+	return nil, true
 }
 
 func (c *ndpClaims) close() error { return c.conn.Close() }

@@ -199,11 +199,13 @@ func (h *host) has(a string) bool {
 }
 
 // manager opens a Manager in the namespace.
-func (h *host) manager() (m *Manager) {
+func (h *host) manager() *Manager { return h.managerAt(bootTime) }
+
+func (h *host) managerAt(now func() time.Duration) (m *Manager) {
 	h.t.Helper()
 	h.do(func() {
 		var err error
-		m, err = New()
+		m, err = open(now)
 		h.must("manager", err)
 	})
 	h.t.Cleanup(func() {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -154,20 +155,20 @@ func TestLeaseRunsOut(t *testing.T) {
 // has not taken the address away: it was suspended too.
 func TestLateRenewalRemoves(t *testing.T) {
 	families(t, func(t *testing.T, a Address) {
-		for name, late := range map[string]struct {
-			calls int // of the clock until the lease is over
-		}{"before": {0}, "during": {1}} {
+		// How often the clock is looked at until the lease is over.
+		for name, inTime := range map[string]int64{"before": 0, "during": 1} {
 			t.Run(name, func(t *testing.T) {
 				h := newNetwork(t).join("10.9.0.1/24", "fd09::1/64")
-				m := h.manager()
-				held := h.mustAdd(m, a, fast)
-				calls := 0
-				m.now = func() time.Duration {
-					if calls++; calls > late.calls {
+				var left atomic.Int64
+				left.Store(1 << 40)
+				m := h.managerAt(func() time.Duration {
+					if left.Add(-1) < 0 {
 						return bootTime() + time.Hour
 					}
 					return bootTime()
-				}
+				})
+				held := h.mustAdd(m, a, fast)
+				left.Store(inTime)
 				if err := held.Renew(time.Hour); !errors.Is(err, ErrExpired) {
 					t.Errorf("renewed: %v; expected ErrExpired", err)
 				}
@@ -197,6 +198,56 @@ func TestRemovedBySomebodyElse(t *testing.T) {
 		}
 		if err := held.Remove(true); err != nil {
 			t.Errorf("removing what is gone: %v", err)
+		}
+	})
+}
+
+func TestInterfaceDeleted(t *testing.T) {
+	families(t, func(t *testing.T, a Address) {
+		h := newNetwork(t).join("10.9.0.1/24", "fd09::1/64")
+		held := h.mustAdd(h.manager(), a, fast)
+		h.do(func() {
+			l, err := netlink.LinkByName("eth0")
+			h.must("eth0", err)
+			h.must("delete", netlink.LinkDel(l))
+		})
+		await(t, held.Events(), "notice", func(e Event) bool { return e.Kind == Gone })
+		if err := held.Renew(time.Hour); !errors.Is(err, ErrGone) {
+			t.Errorf("renewal: %v; expected ErrGone", err)
+		}
+		if err := held.Remove(true); err != nil {
+			t.Errorf("remove: %v", err)
+		}
+	})
+}
+
+// The kernel flushes IPv6 addresses with a lifetime when the interface is set
+// down; that must not pass unseen.
+func TestInterfaceDownIPv6(t *testing.T) {
+	h := newNetwork(t).join("fd09::1/64")
+	held := h.mustAdd(h.manager(), vip6, fast)
+	h.up(false)
+	await(t, held.Events(), "notice", func(e Event) bool { return e.Kind == Gone && errors.Is(e.Err, ErrGone) })
+}
+
+// When the kernel could not tell everything, what happened is looked up.
+func TestResync(t *testing.T) {
+	families(t, func(t *testing.T, a Address) {
+		h := newNetwork(t).join("10.9.0.1/24", "fd09::1/64")
+		m := h.manager()
+		held := h.mustAdd(m, a, fast)
+		m.watch.Close()
+		m.watcher.Wait()
+		m.resync()
+		select {
+		case e := <-held.Events():
+			t.Fatalf("nothing had happened: %v", e)
+		default:
+		}
+		h.del(held.Place().Prefix.String())
+		m.resync()
+		if e := <-held.Events(); e.Kind != Gone {
+			t.Errorf("%v; expected that it is gone", e)
 		}
 	})
 }
@@ -235,7 +286,7 @@ func TestLeftByKilledDaemon(t *testing.T) {
 		}
 		m := h.manager()
 		left, err := m.Left()
-		if err != nil || len(left) != 1 || left[0].Prefix.Addr() != a.Addr || left[0].Remaining > time.Hour {
+		if err != nil || len(left) != 1 || left[0].Prefix.Addr() != a.Addr || left[0].Interface != "eth0" || left[0].Remaining <= 0 || left[0].Remaining > time.Hour {
 			t.Fatalf("left: %+v, %v; expected %v with at most an hour", left, err, a)
 		}
 		changes, done := newChannel(t, func(c chan netlink.AddrUpdate, done chan struct{}) error {
