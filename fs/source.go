@@ -131,7 +131,7 @@ func (t *Tree) entryAt(fd int, o *object, name string) (journal.Entry, error) {
 
 func entryOf(st *unix.Stat_t) journal.Entry {
 	return journal.Entry{Mode: st.Mode, UID: st.Uid, GID: st.Gid, Rdev: uint32(st.Rdev), Nlink: uint32(st.Nlink),
-		Size: st.Size, Mtime: timeOf(st.Mtim)}
+		Size: st.Size, Mtime: timeOf(st.Mtim), Ctime: timeOf(st.Ctim)}
 }
 
 // idAt returns the identity of name in the directory open as fd and notes it in
@@ -264,4 +264,38 @@ func (t *Tree) Stat(id journal.FileID) (journal.Entry, error) {
 		e.Target = string(target)
 	}
 	return e, nil
+}
+
+// Parent is the directory that a directory is in.
+func (t *Tree) Parent(dir journal.FileID) (journal.FileID, error) {
+	o, err := t.living(dir)
+	if err != nil {
+		return journal.FileID{}, err
+	}
+	defer t.unref(o, 1)
+	e, err := o.path()
+	if err != nil {
+		return journal.FileID{}, gone(err)
+	}
+	defer e.put()
+	fd, err := unix.Openat(e.fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return journal.FileID{}, gone(err)
+	}
+	defer unix.Close(fd)
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return journal.FileID{}, err
+	}
+	t.mu.Lock()
+	up := t.inos[st.Ino]
+	t.mu.Unlock()
+	if up != nil && !isLocal(up.id) {
+		return up.id, nil
+	}
+	id, err := readIDFd(fd, st.Ino)
+	if errors.Is(err, errNoID) {
+		return id, unix.ENOENT // it is no directory of the tree
+	}
+	return id, err
 }

@@ -11,6 +11,7 @@ type Entry struct {
 	Nlink  uint32
 	Size   int64 // bytes
 	Mtime  Time
+	Ctime  Time   // of this host; it does not travel
 	Target string // of a symlink
 }
 

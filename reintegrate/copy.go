@@ -28,6 +28,9 @@ func (p *Pass) copyFiles(ctx context.Context) error {
 		if batch, err = p.queue.takeFiles(batch, p.o.ZoneSize, p.o.Workers); err != nil {
 			return left(err)
 		}
+		for i := range batch {
+			p.taken(batch[i].id)
+		}
 		err = c.copyBatch(ctx, batch)
 		if err != nil {
 			p.fail(err)
@@ -44,7 +47,7 @@ func (c *copier) copyBatch(ctx context.Context, batch []fileRef) error {
 		if c.asks(f) {
 			// Whole blocks: it may have grown when its turn comes.
 			bs := int64(c.p.o.BlockSize)
-			qs = append(qs, question{f.id, 0, blocks(f.size, c.p.o.BlockSize) * bs})
+			qs = append(qs, question{f.id, 0, blocks(f.length, c.p.o.BlockSize) * bs})
 		}
 	}
 	hashes, err := c.ask(batch[0].tree, qs)
@@ -71,7 +74,7 @@ func (c *copier) copyBatch(ctx context.Context, batch []fileRef) error {
 
 // asks says whether the hashes of a file are asked for with those of its batch.
 func (c *copier) asks(f fileRef) bool {
-	return !f.fresh && !f.again && f.size > 0 && f.size <= c.p.o.ZoneSize
+	return !f.fresh && !f.again && f.size > 0 && f.length <= c.p.o.ZoneSize
 }
 
 // ask waits for the hashes of ranges.
@@ -121,23 +124,41 @@ func (c *copier) copyFile(ctx context.Context, f fileRef, t theirs) error {
 	return err
 }
 
-// copySmall sends data and attributes of an object whose data fit one zone. True:
-// they do not, and nothing has been done. f.size becomes the part of the file
-// that is still to be counted.
+// wanted is what of a file of that size is to be copied. Its locks are held.
+func (c *copier) wanted(f *fileRef, size int64) *region {
+	switch f.part {
+	case partAttrs:
+		return &region{}
+	case partNoted:
+		n, _ := c.p.o.Notes.Get(f.id)
+		return notedBytes(&n, size, c.p.o.ZoneSize)
+	}
+	return newRegion(size)
+}
+
+// copySmall sends data and attributes of an object whose data fit one zone, or of
+// which no data is to be sent. True: they do not, and nothing has been done. f.size
+// becomes the part of the file that is still to be counted.
 func (c *copier) copySmall(f *fileRef, t theirs) (large bool, err error) {
 	p := c.p
 	var d delta
 	var regular bool
 	err = p.source(f.tree).WithObject(f.id, func(a *Attrs, file File) error {
+		if f.part == partAttrs && !p.table.attrsOnly(f.id) {
+			return nil // started again by Failed: another worker does it all
+		}
 		if regular = file != nil; regular {
-			if large = a.Size > p.o.ZoneSize; large {
+			n := c.wanted(f, a.Size).bytes()
+			if large = n > 0 && a.Size > p.o.ZoneSize; large {
 				return nil
 			}
-			p.meter.resized(f.size, a.Size)
-			f.size = a.Size
-			var err error
-			if d, err = c.send(f, file, 0, a.Size, t); err != nil {
-				return err
+			p.meter.resized(f.size, n)
+			if f.size = n; n > 0 {
+				p.meter.opened()
+				var err error
+				if d, err = c.send(f, file, Range{End: a.Size}, t); err != nil {
+					return err
+				}
 			}
 		}
 		return p.sendAttrs(f.tree, f.id, a)
@@ -145,67 +166,68 @@ func (c *copier) copySmall(f *fileRef, t theirs) (large bool, err error) {
 	if large || err != nil {
 		return large, err
 	}
-	p.meter.passed(time.Now(), f.size, d.bytes(), d.compared)
+	p.meter.passed(time.Now(), f.size, &d)
 	c.done(f, regular, d.bytes())
 	return false, nil
 }
 
 // copyLarge sends a file zone by zone. At its start SECOND's file gets the size
-// that PRIM's has, and from then on only the bytes between the frontier and that
-// end are pending: whatever is appended meanwhile is forwarded, so a file that
-// grows faster than it can be copied still comes to its end.
+// that PRIM's has, and from then on only the bytes that are still to be copied are
+// pending, up to that size: whatever is appended meanwhile is forwarded, so a file
+// that grows faster than it can be copied still comes to its end.
 func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 	p, src := c.p, c.p.source(f.tree)
 	var r *region
 	err := src.WithObject(f.id, func(a *Attrs, _ File) error {
-		p.meter.resized(f.size, a.Size)
-		f.size = a.Size
+		r = c.wanted(f, a.Size)
+		p.meter.resized(f.size, r.bytes())
+		f.size = r.bytes()
 		err := p.s.Post(&journal.Op{Kind: journal.KindSetAttr, Tree: f.tree, ID: f.id, Flags: FlagPass, Valid: journal.SetSize, Off: a.Size})
 		if err == nil {
-			r = p.table.begin(f.id, a.Size)
+			p.table.begin(f.id, r)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	p.meter.opened()
 	var copied int64
-	ahead, err := c.askZone(f, r, 0)
-	if err != nil {
-		return err
-	}
-	for off, more := int64(0), true; more; off += p.o.ZoneSize {
-		t, err := ahead()
-		if err != nil {
-			return err
+	at, more, ahead, err := c.askNext(f, r, 0)
+	for more && err == nil {
+		var t theirs
+		if t, err = ahead(); err != nil {
+			break
 		}
-		if ahead, err = c.askZone(f, r, off+p.o.ZoneSize); err != nil {
-			return err
+		now := at
+		if at, more, ahead, err = c.askNext(f, r, zoneEnd(now.Off, p.o.ZoneSize)); err != nil {
+			break
 		}
 		var d delta
 		var n int64
-		err = src.WithRange(f.id, off, p.o.ZoneSize, func(file File) error {
-			var end int64
-			if end, more = p.table.next(f.id, r, off, p.o.ZoneSize); !more {
-				return nil
+		err = src.WithRange(f.id, now.Off, zoneEnd(now.Off, p.o.ZoneSize)-now.Off, func(file File) error {
+			left, ok := p.table.next(f.id, r, now.Off, p.o.ZoneSize)
+			if !ok || left.Off != now.Off {
+				return nil // it was cut meanwhile
 			}
 			var err error
-			if d, err = c.send(f, file, off, end, t); err != nil {
+			if d, err = c.send(f, file, left, t); err != nil {
 				return err
 			}
-			n = end - off
-			p.table.advance(r, off+p.o.ZoneSize)
+			n = left.End - left.Off
+			p.table.advance(r, left.End)
 			return nil
 		})
 		if err != nil {
-			return err
+			break
 		}
-		p.meter.passed(time.Now(), n, d.bytes(), d.compared)
+		p.meter.passed(time.Now(), n, &d)
 		f.size -= n
 		copied += d.bytes()
-		if err := c.pay(ctx); err != nil {
-			return err
-		}
+		err = c.pay(ctx)
+	}
+	if err != nil {
+		return err
 	}
 	err = src.WithObject(f.id, func(a *Attrs, _ File) error {
 		if !p.table.owns(f.id, r) {
@@ -221,18 +243,19 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 	return nil
 }
 
-// askZone asks for the hashes of the pending part of the zone at off.
-func (c *copier) askZone(f *fileRef, r *region, off int64) (func() (theirs, error), error) {
-	end, ok := c.p.table.next(f.id, r, off, c.p.o.ZoneSize)
-	if !ok || f.fresh || f.again {
+// askNext asks for the hashes of what is pending from off on, in one zone. False:
+// nothing is.
+func (c *copier) askNext(f *fileRef, r *region, off int64) (at Range, more bool, ahead func() (theirs, error), err error) {
+	at, more = c.p.table.next(f.id, r, off, c.p.o.ZoneSize)
+	if !more || f.fresh || f.again {
 		t := theirs{}
 		if f.fresh && !f.again {
 			t = nothing
 		}
-		return func() (theirs, error) { return t, nil }, nil
+		return at, more, func() (theirs, error) { return t, nil }, nil
 	}
-	wait, err := c.startAsk(f.tree, []question{{f.id, off, end - off}})
-	return func() (theirs, error) {
+	wait, err := c.startAsk(f.tree, []question{{f.id, at.Off, at.End - at.Off}})
+	return at, more, func() (theirs, error) {
 		ts, err := wait()
 		if err != nil {
 			return theirs{}, err
@@ -241,15 +264,15 @@ func (c *copier) askZone(f *fileRef, r *region, off int64) (func() (theirs, erro
 	}, err
 }
 
-// send puts what differs in [off, end) of a file into the stream. The range is
-// locked. The bytes stay in c.buf until wait.
-func (c *copier) send(f *fileRef, file File, off, end int64, t theirs) (delta, error) {
-	if int64(len(c.buf)-c.used) < end-off {
+// send puts what differs in a range of a file into the stream. The range is locked.
+// The bytes stay in c.buf until wait.
+func (c *copier) send(f *fileRef, file File, r Range, t theirs) (delta, error) {
+	if int64(len(c.buf)-c.used) < r.End-r.Off {
 		if err := c.wait(); err != nil {
 			return delta{}, err
 		}
 	}
-	d, err := compare(file, off, end, c.p.o.BlockSize, t, c.buf[c.used:])
+	d, err := compare(file, r.Off, r.End, c.p.o.BlockSize, t, c.buf[c.used:])
 	if err != nil {
 		return d, err
 	}
@@ -267,7 +290,7 @@ func (c *copier) send(f *fileRef, file File, off, end int64, t theirs) (delta, e
 		}
 	}
 	if n := d.bytes(); n > 0 {
-		c.used += int(end - off)
+		c.used += int(r.End - r.Off)
 		c.sent += n
 	}
 	return d, nil

@@ -15,6 +15,7 @@ type segment struct {
 type delta struct {
 	segments []segment
 	compared int64 // bytes found equal
+	read     int64 // bytes read; holes are not
 }
 
 // maxSegment bounds the bytes of one operation.
@@ -38,7 +39,9 @@ func compare(f File, off, end int64, blockSize int, t theirs, buf []byte) (delta
 		h, known := t.at(i)
 		theirHole := known && h.isHole()
 		block := buf[:to-off]
-		stored, err := readBlock(f, Range{Off: off, End: to}, ranges, block)
+		n, err := readBlock(f, Range{Off: off, End: to}, ranges, block)
+		stored := n > 0
+		d.read += n
 		switch {
 		case err != nil:
 			return d, err
@@ -54,8 +57,8 @@ func compare(f File, off, end int64, blockSize int, t theirs, buf []byte) (delta
 	return d, nil
 }
 
-// readBlock fills b with the bytes of r and says whether any of them are stored.
-func readBlock(f File, r Range, ranges []Range, b []byte) (stored bool, err error) {
+// readBlock fills b with the bytes of r and says how many of them are stored.
+func readBlock(f File, r Range, ranges []Range, b []byte) (stored int64, err error) {
 	at := r.Off
 	for _, s := range ranges {
 		if s.Off >= r.End {
@@ -67,11 +70,11 @@ func readBlock(f File, r Range, ranges []Range, b []byte) (stored bool, err erro
 			if err == nil || err == io.EOF {
 				err = io.ErrUnexpectedEOF
 			}
-			return false, fmt.Errorf("read %d bytes at %d: %w", to-from, from, err)
+			return stored, fmt.Errorf("read %d bytes at %d: %w", to-from, from, err)
 		}
-		stored, at = true, to
+		stored, at = stored+to-from, to
 	}
-	if stored {
+	if stored > 0 {
 		clear(b[at-r.Off:])
 	}
 	return stored, nil

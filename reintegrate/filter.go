@@ -11,9 +11,10 @@ import (
 // verdict is what becomes of a live operation: first what the pass sends itself
 // (take, put, keep), in this order, then what is forwarded.
 type verdict struct {
-	take    *nameOf // to the holding area on SECOND
-	put     *nameOf // to be made on SECOND
-	keep    bool    // op.ID gets a name in the holding area
+	take    *nameOf          // to the holding area on SECOND
+	put     *nameOf          // to be made on SECOND
+	keep    bool             // op.ID gets a name in the holding area
+	relist  []journal.FileID // directories whose names are pending again
 	forward []*journal.Op
 }
 
@@ -27,16 +28,29 @@ type nameOf struct {
 func forward(op *journal.Op) verdict { return verdict{forward: []*journal.Op{op}} }
 
 // decide is the table of doc.go. It takes no lock but t.mu and waits for nothing.
-func (t *table) decide(op *journal.Op) verdict {
+// barred are listed directories that cannot take in a directory now, see bar.
+func (t *table) decide(op *journal.Op, barred ...journal.FileID) verdict {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	for _, d := range barred {
+		t.objects[d] = dirNamed
+	}
+	v := t.choose(op)
+	v.relist = barred
+	if len(v.forward) != 1 || v.forward[0] != op {
+		t.miss(op)
+	}
+	return v
+}
+
+func (t *table) choose(op *journal.Op) verdict {
 	switch op.Kind {
 	case journal.KindCreate:
-		if !t.objects[op.Parent].listed() {
+		if !t.at(op.Parent).listed() {
 			return verdict{}
 		}
 		t.objects[op.ID] = settled
-		if t.objects[op.Parent] == dirListed {
+		if t.at(op.Parent) == dirListed {
 			// SECOND's directory may have another default ACL or group to inherit.
 			if op.Mode&sIFMT == sIFDIR {
 				t.objects[op.ID] = dirListed
@@ -55,7 +69,7 @@ func (t *table) decide(op *journal.Op) verdict {
 
 	case journal.KindUnlink, journal.KindRmdir:
 		switch {
-		case !t.objects[op.Parent].listed():
+		case !t.at(op.Parent).listed():
 			return verdict{}
 		case t.hidden(op.ID):
 			return verdict{take: &nameOf{op.Parent, op.Name, op.ID}}
@@ -69,7 +83,7 @@ func (t *table) decide(op *journal.Op) verdict {
 		return t.decideRange(op)
 
 	case journal.KindSetAttr:
-		switch s := t.objects[op.ID]; {
+		switch s := t.at(op.ID); {
 		case s == settled:
 			return forward(op)
 		case s == passing && op.Valid&journal.SetSize != 0:
@@ -81,14 +95,14 @@ func (t *table) decide(op *journal.Op) verdict {
 		return verdict{}
 
 	case journal.KindSetXattr, journal.KindRemoveXattr, journal.KindTimes, journal.KindFsync:
-		if t.objects[op.ID] != settled {
+		if t.at(op.ID) != settled {
 			return verdict{}
 		}
 		return forward(op)
 
 	case journal.KindRelease:
 		delete(t.nameless, op.ID)
-		if t.objects[op.ID] == pending {
+		if t.at(op.ID) == pending {
 			return verdict{}
 		}
 		return forward(op)
@@ -101,18 +115,18 @@ func (t *table) decideLink(op *journal.Op) verdict {
 	delete(t.nameless, op.ID)
 	t.mayBeElsewhere(op.ID)
 	switch {
-	case !t.objects[op.Parent].listed():
+	case !t.at(op.Parent).listed():
 		// The name waits for its directory. Until then the object must not go
 		// when PRIM closes it.
 		return verdict{keep: nameless}
-	case t.objects[op.ID] == pending:
+	case t.at(op.ID) == pending:
 		return verdict{put: &nameOf{op.Parent, op.Name, op.ID}}
 	}
 	return forward(op)
 }
 
 func (t *table) decideRename(op *journal.Op) verdict {
-	from, to := t.objects[op.Parent].listed(), t.objects[op.Parent2].listed()
+	from, to := t.at(op.Parent).listed(), t.at(op.Parent2).listed()
 	exchange := op.Flags&unix.RENAME_EXCHANGE != 0
 	if op.ID == op.ID2 && !exchange {
 		return verdict{} // two names of one object: POSIX does nothing
@@ -139,7 +153,7 @@ func (t *table) decideRename(op *journal.Op) verdict {
 
 // decideRange is for what changes a range of bytes.
 func (t *table) decideRange(op *journal.Op) verdict {
-	switch t.objects[op.ID] {
+	switch t.at(op.ID) {
 	case settled:
 		return forward(op)
 	case passing:
@@ -150,9 +164,8 @@ func (t *table) decideRange(op *journal.Op) verdict {
 	if op.Kind == journal.KindWrite {
 		n = int64(len(op.Data))
 	}
-	parts, count := t.regions[op.ID].outside(op.Off, n)
 	var v verdict
-	for _, r := range parts[:count] {
+	for _, r := range t.regions[op.ID].outside(op.Off, n) {
 		if r.Off == op.Off && r.End == op.Off+n {
 			return forward(op)
 		}
@@ -174,7 +187,14 @@ func (t *table) decideRange(op *journal.Op) verdict {
 // not been carried out here yet. What SECOND needs besides, Filter has put into
 // the stream itself when it returns.
 func (p *Pass) Filter(op *journal.Op) []*journal.Op {
-	v := p.table.decide(op)
+	var barred []journal.FileID
+	if op.Kind == journal.KindRename && p.table.delta && p.table.isWalking() {
+		barred = p.bar(op)
+	}
+	v := p.table.decide(op, barred...)
+	for _, d := range v.relist {
+		p.queue.addDir(dirRef{d, op.Tree})
+	}
 	if v.take == nil && v.put == nil && !v.keep {
 		return v.forward
 	}
@@ -182,6 +202,41 @@ func (p *Pass) Filter(op *journal.Op) []*journal.Op {
 		p.fail(fmt.Errorf("%s during the reintegration: %w", op.Kind, err))
 	}
 	return v.forward
+}
+
+// bar returns the listed directories into which op would move a directory although
+// SECOND may have them elsewhere, below that very directory even: in a delta a
+// directory without notes counts as listed, but one above it may be pending. Their
+// names become pending again, and are sent when those above are.
+func (p *Pass) bar(op *journal.Op) (dirs []journal.FileID) {
+	if op.Parent == op.Parent2 {
+		return nil
+	}
+	if p.table.get(op.Parent2).listed() && p.isDir(op.Tree, op.ID) && !p.inPlace(op.Tree, op.Parent2) {
+		dirs = append(dirs, op.Parent2)
+	}
+	if op.Flags&unix.RENAME_EXCHANGE != 0 && p.table.get(op.Parent).listed() &&
+		p.isDir(op.Tree, op.ID2) && !p.inPlace(op.Tree, op.Parent) {
+		dirs = append(dirs, op.Parent)
+	}
+	return dirs
+}
+
+// inPlace says whether SECOND has a directory where PRIM has it: all above it is
+// listed.
+func (p *Pass) inPlace(tree uint8, dir journal.FileID) bool {
+	for root := journal.RootID(tree); ; {
+		if !p.table.get(dir).listed() {
+			return false
+		}
+		if dir == root {
+			return true
+		}
+		var err error
+		if dir, err = p.source(tree).Parent(dir); err != nil {
+			return false
+		}
+	}
 }
 
 // carryOut sends what the pass itself has to say about a live operation. Nobody
@@ -206,10 +261,23 @@ func (p *Pass) carryOut(op *journal.Op, v *verdict) error {
 		return fmt.Errorf("object %s: %w", v.put.id, err)
 	}
 	e.Name, e.ID = v.put.name, v.put.id
-	err = p.s.Post(&journal.Op{Kind: journal.KindSyncDir, Tree: op.Tree, ID: v.put.dir, Flags: DirPut, Data: appendEntry(nil, &e)})
+	put := &journal.Op{Kind: journal.KindSyncDir, Tree: op.Tree, ID: v.put.dir, Flags: DirPut, Data: appendEntry(nil, &e)}
+	if !p.table.delta {
+		if err := p.s.Post(put); err != nil {
+			return err
+		}
+		p.found(op.Tree, &e)
+		return nil
+	}
+	// Most likely SECOND has it, and complete. It will say so.
+	l := &asked{dir: dirRef{v.put.dir, op.Tree}, put: true, entries: []askedEntry{p.suspend(op.Tree, &e)}}
+	put.Flags |= DirVouch
+	a, err := p.s.Start(put)
 	if err != nil {
 		return err
 	}
-	p.found(op.Tree, &e)
+	l.answers = []Answer{a}
+	p.table.found(&e)
+	p.queue.addAsked(l)
 	return nil
 }

@@ -78,13 +78,13 @@ func TestFilterNames(t *testing.T) {
 		{journal.KindRelease, 0, l, l, "pending", "", ""},
 		{journal.KindMark, 0, l, l, "", "", "op"},
 	} {
-		tb := newTable()
+		tb := newTable(Full)
 		tb.objects = map[journal.FileID]state{
 			l: settled, l2: dirListed, n2: dirNamed,
 			ids["settled"]: settled, ids["named"]: named, ids["hidden"]: settled, ids["nameless"]: settled,
 			ids["dirNamed"]: dirNamed, ids["dirListed"]: dirListed,
 		}
-		tb.begin(ids["passing"], 100)
+		tb.begin(ids["passing"], newRegion(100))
 		tb.elsewhere[ids["hidden"]] = struct{}{}
 		tb.nameless[ids["nameless"]] = struct{}{}
 		op := &journal.Op{Kind: c.kind, Flags: c.flags, ID: ids[c.x], ID2: ids[c.v], Parent: c.from, Name: "from"}
@@ -154,8 +154,10 @@ func TestFilterRanges(t *testing.T) {
 		for end := int64(0); end < bound; end++ {
 			for off := int64(0); off < bound; off++ {
 				for n := int64(1); n < bound; n++ {
-					tb := newTable()
-					tb.advance(tb.begin(id, end), frontier)
+					tb := newTable(Full)
+					r := newRegion(end)
+					tb.begin(id, r)
+					tb.advance(r, frontier)
 					data := make([]byte, n)
 					for i := range data {
 						data[i] = byte(off) + byte(i)
@@ -190,8 +192,8 @@ func TestFilterRanges(t *testing.T) {
 // TestFilterSize: a truncation of a file in pass is forwarded, alone, and nothing
 // beyond it is pending any more.
 func TestFilterSize(t *testing.T) {
-	tb, id := newTable(), fid(1)
-	tb.begin(id, 100)
+	tb, id := newTable(Full), fid(1)
+	tb.begin(id, newRegion(100))
 	op := &journal.Op{Kind: journal.KindSetAttr, ID: id, Valid: journal.SetSize | journal.SetMode | journal.SetMtime, Off: 40}
 	if f := tb.decide(op).forward; len(f) != 1 || f[0].Valid != journal.SetSize || f[0].Off != 40 {
 		t.Fatalf("forwarded %+v", f)

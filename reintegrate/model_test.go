@@ -2,11 +2,9 @@ package reintegrate
 
 import (
 	"bytes"
-	"fmt"
 	"io"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
@@ -31,6 +29,7 @@ type node struct {
 	stored []bool // by page
 	xattrs map[string]string
 	mtime  journal.Time
+	ctime  int64            // by the clock of the tree
 	names  map[string]*node // of a directory
 	parent *node            // of a directory
 	nlink  int              // names, the held included
@@ -52,6 +51,8 @@ type tree struct {
 	locks *locks
 
 	failPunch error // for tests of failures
+	begun     int   // how often the tree was looked through for a pass
+	keep      bool  // what is held goes to the quarantine
 }
 
 func newTree(clock int64) *tree {
@@ -97,7 +98,7 @@ func (t *tree) clone(clock int64) *tree {
 func (n *node) entry(name string) Entry {
 	return Entry{
 		Name: name, ID: n.id, Mode: n.mode, UID: n.uid, GID: n.gid, Rdev: n.rdev, Nlink: uint32(n.nlink),
-		Size: int64(len(n.data)), Mtime: n.mtime, Target: n.target,
+		Size: int64(len(n.data)), Mtime: n.mtime, Ctime: journal.Time{Sec: n.ctime}, Target: n.target,
 	}
 }
 
@@ -191,11 +192,24 @@ func (f file) DataRanges(off, n int64) (rs []Range, err error) {
 
 func (f file) Close() error { return nil }
 
+// changed sets the ctime of objects.
+func (t *tree) changed(ids ...journal.FileID) {
+	t.clock++
+	for _, id := range ids {
+		if n := t.byID[id]; n != nil {
+			n.ctime = t.clock
+		}
+	}
+}
+
 // apply carries out an operation of the ordinary kinds, or says why not; dry: only
 // says whether it would.
 func (t *tree) apply(op *journal.Op, dry bool) syscall.Errno {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !dry {
+		defer t.changed(op.ID, op.ID2, op.Parent, op.Parent2)
+	}
 	n := t.byID[op.ID]
 	dir := func(id journal.FileID) *node {
 		if d := t.byID[id]; d != nil && d.isDir() && d.nlink > 0 {
@@ -404,451 +418,4 @@ func (t *tree) rename(op *journal.Op, dry bool) syscall.Errno {
 	}
 	d.mtime, d2.mtime = t.now(), t.now()
 	return 0
-}
-
-// PRIM's side.
-
-type source struct{ *tree }
-
-func (source) Tree() uint8 { return 0 }
-
-func (s source) live(id journal.FileID) *node {
-	if n := s.byID[id]; n != nil && (n.nlink > 0 || n.tmp) {
-		return n
-	}
-	return nil
-}
-
-func (s source) WithDir(dir journal.FileID, f func([]Entry) error) error {
-	defer s.locks.lock(span{dir, 0, whole})()
-	s.mu.Lock()
-	d := s.live(dir)
-	if d == nil {
-		s.mu.Unlock()
-		return syscall.ENOENT
-	}
-	var es []Entry
-	for name, n := range d.names {
-		es = append(es, n.entry(name))
-	}
-	s.mu.Unlock()
-	return f(es)
-}
-
-func (s source) WithRange(id journal.FileID, off, n int64, f func(File) error) error {
-	defer s.locks.lock(span{id, off, off + n})()
-	s.mu.Lock()
-	o := s.live(id)
-	s.mu.Unlock()
-	if o == nil {
-		return syscall.ENOENT
-	}
-	return f(file{s.tree, o})
-}
-
-func (s source) WithObject(id journal.FileID, f func(*Attrs, File) error) error {
-	defer s.locks.lock(span{id, 0, whole})()
-	s.mu.Lock()
-	o := s.live(id)
-	if o == nil {
-		s.mu.Unlock()
-		return syscall.ENOENT
-	}
-	a := o.attrs()
-	s.mu.Unlock()
-	if o.typ() != unix.S_IFREG {
-		return f(a, nil)
-	}
-	return f(a, file{s.tree, o})
-}
-
-func (s source) Stat(id journal.FileID) (Entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := s.byID[id]; n != nil {
-		return n.entry(""), nil
-	}
-	return Entry{}, syscall.ENOENT
-}
-
-func (s source) Orphans() (ids []journal.FileID, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for id, n := range s.byID {
-		if n.tmp {
-			ids = append(ids, id)
-		}
-	}
-	return ids, nil
-}
-
-// SECOND's side.
-
-type sink struct{ *tree }
-
-func (sink) Tree() uint8    { return 0 }
-func (s sink) Begin() error { return nil }
-
-func (s sink) dir(id journal.FileID) (*node, error) {
-	if d := s.byID[id]; d != nil && d.isDir() {
-		return d, nil
-	}
-	return nil, fmt.Errorf("directory %s: %w", id, syscall.ENOENT)
-}
-
-func (s sink) List(dir journal.FileID) (es []Entry, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, err := s.dir(dir)
-	if err != nil {
-		return nil, err
-	}
-	for name, n := range d.names {
-		es = append(es, n.entry(name))
-	}
-	return es, nil
-}
-
-func (s sink) Lookup(dir journal.FileID, name string) (Entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, err := s.dir(dir)
-	if err != nil {
-		return Entry{}, err
-	}
-	if n := d.names[name]; n != nil {
-		return n.entry(name), nil
-	}
-	return Entry{}, syscall.ENOENT
-}
-
-func (s sink) Create(dir journal.FileID, e *Entry) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, err := s.dir(dir)
-	switch {
-	case err != nil:
-		return err
-	case d.names[e.Name] != nil || s.byID[e.ID] != nil:
-		return fmt.Errorf("create %s: %w", e.Name, syscall.EEXIST)
-	}
-	s.create(d, e)
-	return nil
-}
-
-func (s sink) Place(id, dir journal.FileID, name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, err := s.dir(dir)
-	n := s.byID[id]
-	switch {
-	case err != nil:
-		return err
-	case n == nil:
-		return syscall.ENOENT
-	case d.names[name] != nil:
-		return syscall.EEXIST
-	}
-	if n.isDir() {
-		for p := d; p != nil; p = p.parent {
-			if p == n {
-				return fmt.Errorf("directory %s into itself: %w", id, syscall.EINVAL)
-			}
-		}
-		for k, v := range n.parent.names {
-			if v == n {
-				delete(n.parent.names, k)
-				n.parent.mtime = s.now()
-			}
-		}
-		n.parent, n.held = d, nil
-	} else if len(n.held) > 0 {
-		delete(s.hold.names, n.held[0])
-		n.held = n.held[1:]
-	} else {
-		n.nlink++
-		n.tmp = false
-	}
-	d.names[name] = n
-	d.mtime = s.now()
-	return nil
-}
-
-func (s sink) Identify(dir journal.FileID, name string, id journal.FileID) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, err := s.dir(dir)
-	if err != nil {
-		return err
-	}
-	n := d.names[name]
-	if n == nil || !n.id.IsZero() || s.byID[id] != nil {
-		return fmt.Errorf("identify %s: %w", name, syscall.EINVAL)
-	}
-	n.id = id
-	s.byID[id] = n
-	return nil
-}
-
-func (s sink) Disown(id journal.FileID) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.byID[id]
-	if n == nil {
-		return syscall.ENOENT
-	}
-	delete(s.byID, id)
-	n.id = journal.FileID{}
-	return nil
-}
-
-func (s sink) holdNode(n *node) {
-	s.holds++
-	name := fmt.Sprint(s.holds)
-	n.held = append(n.held, name)
-	s.hold.names[name] = n
-	if n.isDir() {
-		n.parent = s.hold
-	}
-}
-
-func (s sink) Hold(dir journal.FileID, name string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d, err := s.dir(dir)
-	if err != nil {
-		return err
-	}
-	n := d.names[name]
-	if n == nil {
-		return syscall.ENOENT
-	}
-	delete(d.names, name)
-	d.mtime = s.now()
-	s.holdNode(n)
-	return nil
-}
-
-func (s sink) Keep(id journal.FileID) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.byID[id]
-	if n == nil || n.nlink > 0 || !n.tmp {
-		return fmt.Errorf("keep %s: %w", id, syscall.ENOENT)
-	}
-	n.nlink, n.tmp = 1, false
-	s.holdNode(n)
-	return nil
-}
-
-func (s sink) DropHeld(most int) (dropped int, more bool, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var drop func(d *node)
-	drop = func(d *node) {
-		for name, n := range d.names {
-			if n.isDir() {
-				drop(n)
-			}
-			if d == s.hold && dropped >= most {
-				return
-			}
-			delete(d.names, name)
-			dropped++
-			if n.nlink--; n.nlink == 0 && s.byID[n.id] == n {
-				delete(s.byID, n.id)
-			}
-			n.held = slices.DeleteFunc(n.held, func(h string) bool { return d == s.hold && h == name })
-		}
-	}
-	drop(s.hold)
-	return dropped, len(s.hold.names) > 0, nil
-}
-
-func (s sink) Find(id journal.FileID) (Entry, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := s.byID[id]; n != nil {
-		return n.entry(""), nil
-	}
-	return Entry{}, syscall.ENOENT
-}
-
-func (s sink) Open(id journal.FileID) (SinkFile, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.byID[id]
-	if n == nil || n.typ() != unix.S_IFREG {
-		return nil, syscall.ENOENT
-	}
-	return file{s.tree, n}, nil
-}
-
-func (s sink) Punch(id journal.FileID, off, n int64) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	o := s.byID[id]
-	if o == nil {
-		return syscall.ENOENT
-	}
-	if s.failPunch != nil {
-		return s.failPunch
-	}
-	o.punch(off, n)
-	return nil
-}
-
-func (s sink) SetAttrs(id journal.FileID, a *Attrs) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := s.byID[id]
-	if n == nil {
-		return syscall.ENOENT
-	}
-	if n.typ() != a.Mode&unix.S_IFMT {
-		return syscall.EINVAL
-	}
-	if n.typ() == unix.S_IFREG {
-		n.resize(a.Size)
-	}
-	n.mode, n.uid, n.gid, n.mtime = a.Mode, a.UID, a.GID, a.Mtime
-	n.xattrs = map[string]string{}
-	for _, x := range a.Xattrs {
-		n.xattrs[x.Name] = string(x.Value)
-	}
-	return nil
-}
-
-// differences of two trees, at most some.
-func differences(a, b *tree) []string {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	var ds []string
-	say := func(format string, args ...any) { ds = append(ds, fmt.Sprintf(format, args...)) }
-	seen := map[*node]bool{}
-	same := func(path string, x, y *node) {
-		if x.id != y.id {
-			say("%s: id %s, %s", path, x.id, y.id)
-		}
-		if x.mode != y.mode || x.uid != y.uid || x.gid != y.gid || x.rdev != y.rdev || x.target != y.target || x.nlink != y.nlink {
-			say("%s: mode %o uid %d nlink %d, %o %d %d", path, x.mode, x.uid, x.nlink, y.mode, y.uid, y.nlink)
-		}
-		if !bytes.Equal(x.data, y.data) {
-			i := 0
-			for i < len(x.data) && i < len(y.data) && x.data[i] == y.data[i] {
-				i++
-			}
-			say("%s (%s): content of %d and %d bytes differs at %d", path, x.id, len(x.data), len(y.data), i)
-		}
-		if !maps.Equal(x.xattrs, y.xattrs) {
-			say("%s: xattrs %v, %v", path, x.xattrs, y.xattrs)
-		}
-		if x.mtime != y.mtime {
-			say("%s (%s): mtime %v, %v", path, x.id, x.mtime, y.mtime)
-		}
-	}
-	var walk func(path string, x, y *node)
-	walk = func(path string, x, y *node) {
-		if seen[x] {
-			return
-		}
-		seen[x] = true
-		same(path, x, y)
-		for name, k := range x.names {
-			if l := y.names[name]; l == nil {
-				say("%s/%s (%s): missing", path, name, k.id)
-			} else {
-				walk(path+"/"+name, k, l)
-			}
-		}
-		for name, l := range y.names {
-			if x.names[name] == nil {
-				say("%s/%s (%s): too much", path, name, l.id)
-			}
-		}
-	}
-	walk("", a.root, b.root)
-	for id, x := range a.byID {
-		if x.tmp {
-			if y := b.byID[id]; y == nil {
-				say("nameless %s: missing", id)
-			} else {
-				same("nameless", x, y)
-			}
-		}
-	}
-	if len(b.hold.names) > 0 {
-		say("%d names are still held", len(b.hold.names))
-	}
-	if len(ds) > 12 {
-		ds = append(ds[:12], "...")
-	}
-	return ds
-}
-
-func (t *tree) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	var b strings.Builder
-	var walk func(in string, n *node)
-	walk = func(in string, n *node) {
-		for _, name := range slices.Sorted(maps.Keys(n.names)) {
-			k := n.names[name]
-			fmt.Fprintf(&b, "%s%s %s %o %d\n", in, name, k.id, k.mode, len(k.data))
-			walk(in+"  ", k)
-		}
-	}
-	walk("", t.root)
-	return b.String()
-}
-
-// locks are the locks of all objects, taken together so that nobody deadlocks.
-type locks struct {
-	mu   sync.Mutex
-	cond sync.Cond
-	held []*span
-}
-
-type span struct {
-	id       journal.FileID
-	off, end int64
-}
-
-const whole = int64(1) << 62
-
-func newLocks() *locks {
-	l := &locks{}
-	l.cond.L = &l.mu
-	return l
-}
-
-func (l *locks) lock(spans ...span) (unlock func()) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	overlaps := func() bool {
-		for _, h := range l.held {
-			for _, s := range spans {
-				if h.id == s.id && h.off < s.end && s.off < h.end {
-					return true
-				}
-			}
-		}
-		return false
-	}
-	for overlaps() {
-		l.cond.Wait()
-	}
-	var mine []*span
-	for i := range spans {
-		mine = append(mine, &spans[i])
-	}
-	l.held = append(l.held, mine...)
-	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.held = slices.DeleteFunc(l.held, func(s *span) bool { return slices.Contains(mine, s) })
-		l.cond.Broadcast()
-	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +22,11 @@ type Options struct {
 	Bandwidth int64 // reiallowedbw, here in bytes a second: the most that the copy sends; 0: no limit
 	Detail    bool  // reidetail: Logf for each file of which bytes were sent
 	Logf      func(format string, args ...any)
+
+	Mode  Mode
+	Notes Notes        // Delta: what SECOND may lack. Its zones are of ZoneSize.
+	Since journal.Time // Scan: a file whose ctime is later, here or on SECOND, is compared
+	Keep  bool         // SECOND keeps what only it had, instead of deleting it at the end
 }
 
 func (o *Options) setDefaults() error {
@@ -35,6 +41,9 @@ func (o *Options) setDefaults() error {
 	}
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}
+	}
+	if o.Mode > Scan || o.Mode == Delta && o.Notes == nil {
+		return fmt.Errorf("reintegration: %s: expected full, scan, or delta with notes", o.Mode)
 	}
 	if o.ZoneSize%int64(o.BlockSize) != 0 || o.ZoneSize/int64(o.BlockSize) > maxBlocks {
 		return fmt.Errorf("reintegration: zone size %d: expected a multiple of the block size %d, of at most %d blocks",
@@ -57,6 +66,7 @@ type Pass struct {
 	mu      sync.Mutex // protects what follows; a leaf
 	dirs    []dirRef   // listed, their attributes are to be sent at the end
 	retries map[journal.FileID]int
+	waiting map[journal.FileID]struct{} // started again by Failed, not yet taken up
 }
 
 // NewPass prepares a pass. From then on Filter counts everything as pending and
@@ -64,8 +74,8 @@ type Pass struct {
 func NewPass(trees []Source, s Stream, o Options) *Pass {
 	p := &Pass{
 		sources: map[uint8]Source{}, s: s, o: o,
-		table: newTable(), queue: newQueue(), retries: map[journal.FileID]int{},
-		limit: limiter{rate: o.Bandwidth},
+		table: newTable(o.Mode), queue: newQueue(), limit: limiter{rate: o.Bandwidth},
+		retries: map[journal.FileID]int{}, waiting: map[journal.FileID]struct{}{},
 	}
 	for _, t := range trees {
 		p.sources[t.Tree()] = t
@@ -91,7 +101,8 @@ func (p *Pass) Run(ctx context.Context) (Stats, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var g errgroup.Group
-	g.Go(func() error { return p.walk(ctx) })
+	g.Go(p.walk)
+	g.Go(p.collectAnswers)
 	for range p.o.Workers {
 		g.Go(func() error { return p.copyFiles(ctx) })
 	}
@@ -113,10 +124,18 @@ func (p *Pass) Run(ctx context.Context) (Stats, error) {
 // steer gives the walk and the workers their work, and ends the pass.
 func (p *Pass) steer() (dropped int64, err error) {
 	for tree := range p.sources {
-		if err := p.s.Post(&journal.Op{Kind: journal.KindSyncBegin, Tree: tree}); err != nil {
+		if err := p.s.Post(p.beginning(tree)); err != nil {
 			return 0, err
 		}
-		p.queue.addDir(dirRef{journal.RootID(tree), tree})
+	}
+	if p.o.Mode == Delta {
+		if err := p.load(); err != nil {
+			return 0, err
+		}
+	} else {
+		for tree := range p.sources {
+			p.queue.addDir(dirRef{journal.RootID(tree), tree})
+		}
 	}
 	if err := p.queue.waitWalked(); err != nil {
 		return 0, err
@@ -124,6 +143,11 @@ func (p *Pass) steer() (dropped int64, err error) {
 	p.table.endWalk()
 	if err := p.adoptOrphans(); err != nil {
 		return 0, err
+	}
+	for id, f := range p.table.takeAllNoted() {
+		if s := p.table.get(id); s != dirListed && s != dirNamed {
+			p.queue.addFile(*f)
+		}
 	}
 	// What Failed starts again is passed again, so this may take several rounds:
 	// when nothing is left after the answer to SyncEnd, every operation of the
@@ -145,6 +169,21 @@ func (p *Pass) steer() (dropped int64, err error) {
 	}
 }
 
+// beginning is the operation that begins the pass of a tree.
+func (p *Pass) beginning(tree uint8) *journal.Op {
+	op := &journal.Op{Kind: journal.KindSyncBegin, Tree: tree}
+	if p.o.Keep {
+		op.Flags |= BeginKeep
+	}
+	switch p.o.Mode {
+	case Delta:
+		op.Flags |= BeginDelta
+	case Scan:
+		op.Data = appendTime(nil, p.o.Since)
+	}
+	return op
+}
+
 // adoptOrphans passes the files that were born without a name before the pass and
 // may still get one. From the end of the walk on they are all that is unknown.
 func (p *Pass) adoptOrphans() error {
@@ -163,8 +202,10 @@ func (p *Pass) adoptOrphans() error {
 					return err
 				}
 				p.table.bornNameless(id)
-				p.meter.found(a.Size)
-				p.queue.addFile(fileRef{id: id, size: a.Size, tree: tree, fresh: true})
+				if n := p.table.takeNoted(id); n != nil {
+					p.meter.gone(n.size)
+				}
+				p.addFile(fileRef{id: id, size: a.Size, length: a.Size, tree: tree, fresh: true})
 				return nil
 			})
 			if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -200,7 +241,8 @@ func (p *Pass) sendDirAttrs() error {
 // sendAttrsOf sends the attributes of an object of which all else is settled.
 func (p *Pass) sendAttrsOf(d dirRef) error {
 	err := p.source(d.tree).WithObject(d.id, func(a *Attrs, _ File) error {
-		if p.table.get(d.id) == passing { // started again by Failed: its copier sends them
+		switch p.table.get(d.id) {
+		case passing, dirNamed: // started again: they are sent when it has been passed
 			return nil
 		}
 		return p.sendAttrs(d.tree, d.id, a)
@@ -287,6 +329,8 @@ func (p *Pass) Failed(op *journal.Op, remote error) bool {
 		p.fail(fmt.Errorf("%s on the other host: %w", op.Kind, remote))
 		return false
 	}
+	dirs = slices.DeleteFunc(dirs, func(d dirRef) bool { return p.isWaiting(d.id) })
+	files = slices.DeleteFunc(files, func(f fileRef) bool { return p.isWaiting(f.id) })
 	if remote != nil {
 		for _, d := range dirs {
 			if p.tooOften(d.id) {
@@ -305,6 +349,24 @@ func (p *Pass) Failed(op *journal.Op, remote error) bool {
 		p.meter.found(f.size)
 	}
 	return p.queue.again(dirs, files)
+}
+
+// isWaiting says whether an object is to be passed again anyway, and notes that it
+// is from now on.
+func (p *Pass) isWaiting(id journal.FileID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, waiting := p.waiting[id]
+	p.waiting[id] = struct{}{}
+	return waiting
+}
+
+// taken says that an object is being passed: what fails from now on is not mended
+// by that.
+func (p *Pass) taken(id journal.FileID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.waiting, id)
 }
 
 // affected is what has to be passed again when op failed. False: the pass as a

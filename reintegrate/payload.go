@@ -24,7 +24,7 @@ import (
 //	  take          id 16, name8
 //	  time          seconds 8, nanoseconds 4
 //	  answer        to the last part of the names: one byte for each entry of all
-//	                parts, see entryCreated
+//	                parts, see entryCreated; with Vouch, how it compares
 //	KindSyncHash    blocksize 4, range…
 //	  range         id 16, off 8, len 8; off is a multiple of blocksize
 //	  answer        for each range: blocks 4, hash 16 × blocks; blocks is noHashes
@@ -32,7 +32,7 @@ import (
 //	                lie within the file. A hash of zeros: the block is a hole.
 //	KindSyncAttrs   mode 4, uid 4, gid 4, size 8, atime 12, mtime 12,
 //	                xattr… (name8, length 4, value)
-//	KindSyncBegin   nothing
+//	KindSyncBegin   Flags some of Begin… below; since 12 (a scan; otherwise nothing)
 //	KindSyncEnd     nothing
 //	  answer        dropped 8, more 1 (1: the holding area is not empty yet),
 //	                lost 8 (failures that there was no room to note),
@@ -42,14 +42,33 @@ const (
 	DirPut
 	DirTake
 	DirKeep
+	DirVouch // with none, More or Put: the answer says what differs; stubs are marked
+)
+
+// Bits of Op.Flags of KindSyncBegin.
+const (
+	BeginKeep  uint32 = 1 << iota // what only SECOND had is kept aside, see Sink.Quarantine
+	BeginDelta                    // SECOND's tree is not looked through
 )
 
 // FlagPass in Op.Flags marks the operations of ordinary kinds that are the pass's
 // own, not an application's.
 const FlagPass uint32 = 1 << 31
 
-// entryCreated in the answer to KindSyncDir: the object was not there.
-const entryCreated = 1
+// Bits of the answer to KindSyncDir for an entry; all but the first only where
+// DirVouch asks for them.
+const (
+	entryCreated byte = 1 << iota // the object was not there
+	entryDiffers                  // by type, size, mtime, mode or owner
+	entrySuspect                  // changed since the time that a scan begins with
+	entryStub                     // what is there is of an earlier pass, not completed, or without identity until now
+)
+
+// stubMode are the permissions of a file that was made by a pass with DirVouch,
+// until its attributes are sent, after its data: notes tell what was changed of
+// an object that SECOND had, so the next pass must know one that never was
+// complete. Nobody gives a file these bits, and if: it is compared.
+const stubMode = 0o7000
 
 const (
 	hashLen  = 16
@@ -107,6 +126,19 @@ func parseEntries(b []byte) ([]Entry, error) {
 		entries = append(entries, e)
 	}
 	return entries, d.err
+}
+
+// parseSince is the Data of KindSyncBegin; nil: no scan.
+func parseSince(b []byte) (*journal.Time, error) {
+	if len(b) == 0 {
+		return nil, nil
+	}
+	d := decoder{b: b}
+	since := d.time()
+	if d.more() {
+		d.fail("beginning", "a time")
+	}
+	return &since, d.err
 }
 
 // taken is a name to be taken away, if it still names ID.

@@ -14,6 +14,9 @@ type Stats struct {
 	Copied   int64 // bytes sent
 	Compared int64 // bytes found equal
 	Dropped  int64 // names that only SECOND had
+	Listed   int64 // directories read on PRIM
+	Opened   int64 // files read on PRIM
+	Read     int64 // bytes of them
 	Duration time.Duration
 }
 
@@ -78,13 +81,27 @@ func (m *meter) resized(a, b int64) {
 	m.bytes.total += b - a
 }
 
-// passed counts n bytes of content of which copied had to be sent.
-func (m *meter) passed(now time.Time, n, copied, compared int64) {
+// listed and opened count directories and files that are read.
+func (m *meter) listed() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stats.Listed++
+}
+
+func (m *meter) opened() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stats.Opened++
+}
+
+// passed counts n bytes of content, which differ by d.
+func (m *meter) passed(now time.Time, n int64, d *delta) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.bytes.done += n
-	m.stats.Copied += copied
-	m.stats.Compared += compared
+	m.stats.Copied += d.bytes()
+	m.stats.Compared += d.compared
+	m.stats.Read += d.read
 	if last := m.samples[(m.next+rateSamples-1)%rateSamples]; now.Sub(last.at) >= rateEvery {
 		m.samples[m.next%rateSamples] = sample{now, m.bytes.done}
 		m.next++

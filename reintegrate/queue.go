@@ -16,12 +16,23 @@ type dirRef struct {
 
 // fileRef is an object, no directory, whose data and attributes are to be sent.
 type fileRef struct {
-	id    journal.FileID
-	size  int64 // as it was when it was found, for the progress
-	tree  uint8
-	fresh bool // SECOND has just made it: there is nothing to compare with
-	again bool // it did not end as it should: hashes may lie, everything is sent
+	id     journal.FileID
+	size   int64 // bytes to be passed, as it was when it was found, for the progress
+	length int64 // bytes of all, likewise
+	tree   uint8
+	part   part
+	fresh  bool // SECOND has just made it: there is nothing to compare with
+	again  bool // it did not end as it should: hashes may lie, everything is sent
 }
+
+// part is how much of an object is to be passed.
+type part uint8
+
+const (
+	partAll   part = iota
+	partNoted      // of its data what is noted when its turn comes
+	partAttrs      // of its data nothing
+)
 
 // maxFiles bounds the files that wait for their turn before the walk does (about
 // 48 bytes each).
@@ -35,10 +46,16 @@ type queue struct {
 	mu    sync.Mutex // a leaf
 	cond  sync.Cond
 	dirs  fifo[dirRef]
+	asked fifo[*asked] // lists that wait for their answers
+	after fifo[dirRef] // directories to be tried again when nothing else is to be listed
 	files fifo[fileRef]
 	busy  struct{ dirs, files int }
-	err   error // the first; everybody leaves
-	over  bool
+
+	// A directory could be listed, or not since the others were tried; why not.
+	listedOne bool
+	futile    error
+	err       error // the first; everybody leaves
+	over      bool
 }
 
 var errOver = errors.New("the pass is over")
@@ -73,18 +90,85 @@ func (q *queue) addFile(f fileRef) {
 	q.cond.Broadcast()
 }
 
-// takeDir waits for a directory, and for the files found so far to become few.
+// takeDir waits for a directory, for the files found so far to become few, and for
+// most lists to be answered.
 func (q *queue) takeDir() (dirRef, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.err == nil && !q.over && (q.dirs.len() == 0 || q.files.len() > maxFiles) {
+	for {
+		q.retry()
+		if err := q.ended(); err != nil {
+			return dirRef{}, err
+		}
+		if q.dirs.len() > 0 && q.files.len() <= maxFiles && q.asked.len() <= walkAhead {
+			break
+		}
 		q.cond.Wait()
-	}
-	if err := q.ended(); err != nil {
-		return dirRef{}, err
 	}
 	q.busy.dirs++
 	return q.dirs.pop(), nil
+}
+
+// retry begins another round of what could not be listed before, unless the last
+// round was to no avail. mu is held.
+func (q *queue) retry() {
+	if q.after.len() == 0 || q.dirs.len() > 0 || q.busy.dirs > 0 || q.err != nil {
+		return
+	}
+	if !q.listedOne {
+		q.err = q.futile
+		q.cond.Broadcast()
+		return
+	}
+	q.listedOne = false
+	q.dirs, q.after = q.after, q.dirs
+}
+
+// later takes a directory that could not be listed yet.
+func (q *queue) later(d dirRef, why error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.after.push(d)
+	q.futile = why
+	q.cond.Broadcast()
+}
+
+// listed says that SECOND could make the names of a directory.
+func (q *queue) listed() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.listedOne = true
+}
+
+// answerTo hands a list that takeDir has led to over to who waits for its answers:
+// he ends the work.
+func (q *queue) answerTo(l *asked) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.asked.push(l)
+	q.cond.Broadcast()
+}
+
+// addAsked is answerTo for names that no list has led to.
+func (q *queue) addAsked(l *asked) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.busy.dirs++
+	q.asked.push(l)
+	q.cond.Broadcast()
+}
+
+// takeAsked waits for a list that has been sent.
+func (q *queue) takeAsked() (*asked, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for q.err == nil && !q.over && q.asked.len() == 0 {
+		q.cond.Wait()
+	}
+	if err := q.ended(); err != nil {
+		return nil, err
+	}
+	return q.asked.pop(), nil
 }
 
 // doneDir ends the work on a directory that takeDir returned.
@@ -112,7 +196,7 @@ func (q *queue) takeFiles(b []fileRef, bytes int64, workers int) ([]fileRef, err
 	}
 	share := min(maxBatch, max(16, q.files.len()/workers))
 	b = append(b[:0], q.files.pop())
-	for sum := b[0].size; len(b) < share && q.files.len() > 0; {
+	for sum := b[0].size; len(b) < share && q.files.len() > 0 && b[0].tree == q.files.peek().tree; {
 		if sum += q.files.peek().size; sum > bytes {
 			break
 		}
@@ -137,7 +221,7 @@ func (q *queue) ended() error {
 	return q.err
 }
 
-func (q *queue) walked() bool { return q.dirs.len() == 0 && q.busy.dirs == 0 }
+func (q *queue) walked() bool { return q.dirs.len() == 0 && q.after.len() == 0 && q.busy.dirs == 0 }
 
 // waitWalked returns when no directory is left.
 func (q *queue) waitWalked() error { return q.waitFor(q.walked) }

@@ -301,7 +301,7 @@ func TestMeter(t *testing.T) {
 		if i >= 25 {
 			n = 2000
 		}
-		m.passed(start.Add(time.Duration(i+1)*time.Second), n, n, 0)
+		m.passed(start.Add(time.Duration(i+1)*time.Second), n, &delta{compared: n})
 	}
 	p := m.progress(start.Add(50 * time.Second))
 	if p.Rate != 2000 || p.BytesDone != 75_000 || p.BytesLeft != 25_000 || p.Left != 12500*time.Millisecond {

@@ -26,12 +26,17 @@ type SinkNames interface {
 
 	// Begin prepares Find for every object of the tree that has a valid FileID,
 	// those left in the holding area by an interrupted pass included. The root
-	// has journal.RootID(Tree()).
+	// has journal.RootID(Tree()). It is not called before a delta, which must not
+	// look through the tree: then Find knows all of that by itself.
 	Begin() error
 
+	// Quarantine says at the beginning of a pass what DropHeld is to do with what
+	// only this host has: keep it aside (true), or delete it.
+	Quarantine(keep bool) error
+
 	// List returns the names in a directory, with FileIDs where there are valid
-	// ones, Mode (the type at least), Nlink, Rdev and Target; the same things are left
-	// out as by Source.WithDir.
+	// ones, Nlink, Rdev, Target, and what a certificate compares: Mode, UID, GID, Size,
+	// Mtime, Ctime. The same things are left out as by Source.WithDir.
 	List(dir journal.FileID) ([]Entry, error)
 	// Lookup is List for one name; ENOENT if there is none.
 	Lookup(dir journal.FileID, name string) (Entry, error)
@@ -52,7 +57,7 @@ type SinkNames interface {
 	Hold(dir journal.FileID, name string) error
 	// Keep gives a file that has no name (KindTmpfile) one in the holding area.
 	Keep(id journal.FileID) error
-	// DropHeld deletes what is in the holding area, at most about max names of it,
+	// DropHeld deletes, or moves to the quarantine, what is in the holding area, at most about max names of it,
 	// without leaving the tree, and returns how many it deleted; more: some are
 	// left. With the last goes the area itself. The times of the root are
 	// afterwards what they were before.

@@ -11,7 +11,9 @@ import (
 // ordered with every live change of the same object. The methods are called
 // concurrently. An error that matches os.ErrNotExist (ENOENT) means that the
 // object has gone; an open file that has lost its last name counts as gone.
-// Everything else ends the pass. An error of f is returned as it is.
+// Everything else ends the pass. An error of f is returned as it is. In a delta
+// objects are asked for that no list has named: every object of the tree must be
+// found by its FileID.
 //
 // WithDir, WithRange and WithObject may hold at most the locks of the one object
 // they name: f waits for room in the stream.
@@ -37,6 +39,9 @@ type Source interface {
 	// Stat describes an object as Entry does, Name left empty. It takes no lock:
 	// Filter calls it while the caller holds those of the object.
 	Stat(id journal.FileID) (Entry, error)
+
+	// Parent is the directory that a directory is in. Like Stat it takes no lock.
+	Parent(dir journal.FileID) (journal.FileID, error)
 
 	// Orphans lists the open files that have no name but may still get one
 	// (O_TMPFILE): no directory leads the pass to them.

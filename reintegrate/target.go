@@ -17,6 +17,7 @@ type Target struct {
 
 	mu     sync.Mutex
 	parts  map[journal.FileID][]Entry // of directories of which more parts are to come
+	since  map[uint8]*journal.Time    // by tree: what a scan of it begins with; nil: no scan
 	failed map[uint8][]failure        // by tree: operations of the pass, since the last SyncBegin or SyncEnd
 	lost   map[uint8]int64            // those that were too many
 }
@@ -26,7 +27,10 @@ const dropAtOnce = 2000
 
 // NewTarget returns the applier of the reintegration of trees.
 func NewTarget(trees []Sink) *Target {
-	t := &Target{sinks: map[uint8]Sink{}, parts: map[journal.FileID][]Entry{}, failed: map[uint8][]failure{}, lost: map[uint8]int64{}}
+	t := &Target{
+		sinks: map[uint8]Sink{}, parts: map[journal.FileID][]Entry{}, since: map[uint8]*journal.Time{},
+		failed: map[uint8][]failure{}, lost: map[uint8]int64{},
+	}
 	for _, s := range trees {
 		t.sinks[s.Tree()] = s
 	}
@@ -41,7 +45,9 @@ func (t *Target) Apply(op *journal.Op) journal.Result {
 	data, err := t.apply(op)
 	if err != nil {
 		e := errno(err)
-		t.note(op, e)
+		if op.Kind != journal.KindSyncDir || op.Flags&DirVouch == 0 { // PRIM waits for that answer
+			t.note(op, e)
+		}
 		return journal.Result{Seq: op.Seq, Errno: e}
 	}
 	return journal.Result{Seq: op.Seq, Data: data}
@@ -113,12 +119,7 @@ func (t *Target) apply(op *journal.Op) ([]byte, error) {
 	}
 	switch op.Kind {
 	case journal.KindSyncBegin:
-		t.mu.Lock()
-		clear(t.parts) // what was left of an earlier pass
-		delete(t.failed, op.Tree)
-		delete(t.lost, op.Tree)
-		t.mu.Unlock()
-		return nil, s.Begin()
+		return nil, t.begin(s, op)
 	case journal.KindSyncDir:
 		return t.applyDir(s, op)
 	case journal.KindSyncHash:
@@ -137,8 +138,34 @@ func (t *Target) apply(op *journal.Op) ([]byte, error) {
 	return nil, fmt.Errorf("%s is no operation of a reintegration: %w", op.Kind, syscall.EBADMSG)
 }
 
+func (t *Target) begin(s Sink, op *journal.Op) error {
+	since, err := parseSince(op.Data)
+	if err == nil && op.Flags&^(BeginKeep|BeginDelta) != 0 {
+		err = fmt.Errorf("%w: flags %#x of a beginning", errPayload, op.Flags)
+	}
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	clear(t.parts) // what was left of an earlier pass
+	t.since[op.Tree] = since
+	delete(t.failed, op.Tree)
+	delete(t.lost, op.Tree)
+	t.mu.Unlock()
+	if err := s.Quarantine(op.Flags&BeginKeep != 0); err != nil {
+		return err
+	}
+	if op.Flags&BeginDelta != 0 {
+		return nil
+	}
+	return s.Begin()
+}
+
 func (t *Target) applyDir(s Sink, op *journal.Op) ([]byte, error) {
-	switch op.Flags {
+	t.mu.Lock()
+	c := certificate{asked: op.Flags&DirVouch != 0, since: t.since[op.Tree]}
+	t.mu.Unlock()
+	switch op.Flags &^ DirVouch {
 	case DirKeep:
 		return nil, s.Keep(op.ID)
 	case DirTake:
@@ -148,7 +175,7 @@ func (t *Target) applyDir(s Sink, op *journal.Op) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return putNames(s, op.ID, entries)
+		return putNames(s, c, op.ID, entries)
 	case 0, DirMore:
 	default:
 		return nil, fmt.Errorf("%w: flags %#x of names", errPayload, op.Flags)
@@ -169,7 +196,7 @@ func (t *Target) applyDir(s Sink, op *journal.Op) ([]byte, error) {
 	if op.Flags&DirMore != 0 {
 		return nil, nil
 	}
-	return setNames(s, op.ID, entries)
+	return setNames(s, c, op.ID, entries)
 }
 
 func takeNames(s Sink, op *journal.Op) error {
@@ -192,14 +219,50 @@ func takeNames(s Sink, op *journal.Op) error {
 	return nil
 }
 
+// certificate is what SECOND says of an object that it has: whether it can be what
+// PRIM has, by what a pass sends last and every change changes.
+type certificate struct {
+	asked bool          // DirVouch
+	since *journal.Time // of a scan
+}
+
+// of compares what was there before the pass came to it.
+func (c certificate) of(have, e *Entry) (said byte) {
+	if !c.asked {
+		return 0
+	}
+	if have.Mode != e.Mode || have.UID != e.UID || have.GID != e.GID || have.Mtime != e.Mtime ||
+		have.Type() == sIFREG && have.Size != e.Size {
+		said |= entryDiffers
+	}
+	if c.since != nil && after(have.Ctime, *c.since) {
+		said |= entrySuspect
+	}
+	if have.ID.IsZero() || have.Type() == sIFREG && have.Mode&^sIFMT == stubMode {
+		said |= entryStub
+	}
+	return said
+}
+
+// stub is the entry that an object which SECOND does not have is made from.
+func (c certificate) stub(e *Entry) *Entry {
+	if !c.asked || e.Type() != sIFREG {
+		return e
+	}
+	s := *e
+	s.Mode = sIFREG | stubMode
+	return &s
+}
+
 // putNames makes single names, whatever is in their way.
-func putNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
-	made := make([]byte, len(entries))
+func putNames(s Sink, c certificate, dir journal.FileID, entries []Entry) ([]byte, error) {
+	said := make([]byte, len(entries))
 	for i := range entries {
 		e := &entries[i]
 		have, err := s.Lookup(dir, e.Name)
 		switch {
 		case err == nil && have.ID == e.ID && same(&have, e):
+			said[i] = c.of(&have, e)
 			continue
 		case err == nil:
 			if err := s.Hold(dir, e.Name); err != nil {
@@ -208,17 +271,17 @@ func putNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
 		case !errors.Is(err, syscall.ENOENT):
 			return nil, err
 		}
-		if made[i], err = makeName(s, dir, e); err != nil {
+		if said[i], err = makeName(s, c, dir, e); err != nil {
 			return nil, err
 		}
 	}
-	return made, nil
+	return said, nil
 }
 
 // setNames makes the names of dir exactly the entries. First everything that does
 // not belong goes to the holding area, so that nothing is in the way of what comes:
 // names may have been swapped, a directory may have become a file.
-func setNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
+func setNames(s Sink, c certificate, dir journal.FileID, entries []Entry) ([]byte, error) {
 	have, err := s.List(dir)
 	if err != nil {
 		return nil, err
@@ -230,6 +293,7 @@ func setNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
 	if len(want) != len(entries) {
 		return nil, fmt.Errorf("%w: a name twice in directory %s", errPayload, dir)
 	}
+	said := make([]byte, len(entries))
 	slices.SortFunc(have, func(a, b Entry) int { return strings.Compare(a.Name, b.Name) })
 	for k := range have {
 		h := &have[k]
@@ -240,6 +304,7 @@ func setNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
 				return nil, err
 			}
 			if kept {
+				said[i] = c.of(h, &entries[i])
 				delete(want, h.Name)
 				continue
 			}
@@ -248,16 +313,15 @@ func setNames(s Sink, dir journal.FileID, entries []Entry) ([]byte, error) {
 			return nil, err
 		}
 	}
-	made := make([]byte, len(entries))
 	for i := range entries {
 		if _, missing := want[entries[i].Name]; !missing {
 			continue
 		}
-		if made[i], err = makeName(s, dir, &entries[i]); err != nil {
+		if said[i], err = makeName(s, c, dir, &entries[i]); err != nil {
 			return nil, err
 		}
 	}
-	return made, nil
+	return said, nil
 }
 
 // keepName says whether what is there stays for an entry of the same name: it is
@@ -286,10 +350,10 @@ func keepName(s Sink, dir journal.FileID, have, e *Entry) (bool, error) {
 
 // makeName makes a name that is free: for the object if there is one, or for a
 // new one.
-func makeName(s Sink, dir journal.FileID, e *Entry) (byte, error) {
+func makeName(s Sink, c certificate, dir journal.FileID, e *Entry) (said byte, err error) {
 	switch there, err := s.Find(e.ID); {
 	case err == nil && same(&there, e):
-		return 0, s.Place(e.ID, dir, e.Name)
+		return c.of(&there, e), s.Place(e.ID, dir, e.Name)
 	case err == nil:
 		// What an object is never changes: an identity on something else is a
 		// fault (of a repaired file system, say). Take it away.
@@ -299,7 +363,7 @@ func makeName(s Sink, dir journal.FileID, e *Entry) (byte, error) {
 	case !errors.Is(err, syscall.ENOENT):
 		return 0, err
 	}
-	return entryCreated, s.Create(dir, e)
+	return entryCreated, s.Create(dir, c.stub(e))
 }
 
 // same says whether what is there can be the object of an entry, by what never

@@ -77,18 +77,22 @@ func closeTrees(list []*fs.FS, detached func(dir string)) error {
 // applier carries out the operations of the primary on the second.
 type applier struct {
 	trees []*fs.FS
+	notes *notes
 	pass  journal.Applier      // what the reintegration has a say in, then ordinary
 	mark  func(op *journal.Op) // KindMark
 	begin func(tree int)       // KindSyncBegin
-	lame  func(error)          // KindFsync that failed
+	lame  func(error)          // KindFsync or a note that failed
+
+	control   func(op *journal.Op) ([]byte, error) // KindCheckpoint, KindLacks; nil in a replay
+	beginning func(tree uint8) error               // before KindSyncBegin; nil in a replay
 }
 
-func newApplier(trees []*fs.FS, mark func(*journal.Op), begin func(tree int), lame func(error)) *applier {
+func newApplier(trees []*fs.FS, n *notes, mark func(*journal.Op), begin func(tree int), lame func(error)) *applier {
 	var sinks []reintegrate.Sink
 	for _, f := range trees {
 		sinks = append(sinks, sink{f.Tree()})
 	}
-	return &applier{trees: trees, pass: reintegrate.NewTarget(sinks).Around(ordinary(trees)), mark: mark, begin: begin, lame: lame}
+	return &applier{trees: trees, notes: n, pass: reintegrate.NewTarget(sinks).Around(ordinary(trees)), mark: mark, begin: begin, lame: lame}
 }
 
 // Apply implements journal.Applier.
@@ -100,14 +104,40 @@ func (a *applier) Apply(op *journal.Op) journal.Result {
 	case journal.KindMark:
 		a.mark(op)
 		return journal.Result{Seq: op.Seq}
+	case journal.KindCheckpoint, journal.KindLacks:
+		if a.control == nil {
+			return journal.Result{Seq: op.Seq}
+		}
+		data, err := a.control(op)
+		return journal.Result{Seq: op.Seq, Data: data, Errno: errnoOf(err)}
 	case journal.KindSyncBegin:
 		a.begin(int(op.Tree))
+		if a.beginning != nil {
+			if err := a.beginning(op.Tree); err != nil {
+				a.lame(err)
+				return journal.Result{Seq: op.Seq, Errno: errnoOf(err)}
+			}
+		}
+	}
+	// What is applied here may not be on the primary's disk.
+	if err := a.notes.Note(op, false); err != nil {
+		a.lame(err)
+		return journal.Result{Seq: op.Seq, Errno: syscall.EIO}
 	}
 	res := a.pass.Apply(op)
 	if op.Kind == journal.KindFsync && res.Errno != 0 && res.Errno != syscall.ENOENT {
 		a.lame(res.Errno)
 	}
 	return res
+}
+
+// errnoOf is what travels of an error.
+func errnoOf(err error) syscall.Errno {
+	var e syscall.Errno
+	if err == nil || errors.As(err, &e) {
+		return e
+	}
+	return syscall.EIO
 }
 
 // ordinary applies live operations.
@@ -149,11 +179,16 @@ func (s source) WithObject(id journal.FileID, f func(*reintegrate.Attrs, reinteg
 
 func (s source) Stat(id journal.FileID) (reintegrate.Entry, error) { return s.t.Stat(id) }
 
+func (s source) Parent(dir journal.FileID) (journal.FileID, error) { return s.t.Parent(dir) }
+
 // Orphans returns nothing: a file that never had a name travels when it gets one.
 func (s source) Orphans() ([]journal.FileID, error) { return nil, nil }
 
 func (s sink) Tree() uint8  { return s.t.Num() }
 func (s sink) Begin() error { return s.t.BuildIndex() }
+
+// Quarantine implements reintegrate.Sink.
+func (s sink) Quarantine(keep bool) error { return s.t.Quarantine(keep) }
 
 func (s sink) List(dir journal.FileID) ([]reintegrate.Entry, error) { return s.t.List(dir) }
 func (s sink) Lookup(dir journal.FileID, name string) (reintegrate.Entry, error) {
