@@ -60,7 +60,8 @@ type Redone struct {
 // The data holds a part of the log in which no operation comes without all earlier
 // ones of the same objects (journal.Keys), as a process that is killed leaves it,
 // or the data and sizes of files in any state, as after a power cut. Find knows
-// every object of the trees. All operations of the log have succeeded when they
+// every object from before the log, what is held, and what was looked up. All
+// operations of the log have succeeded when they
 // were first carried out; one that failed on both hosts alike (a full disk) is
 // carried out now if that is possible. log gives the operations in their order and
 // is called twice; each must not keep them. Nobody else changes the trees.
@@ -146,30 +147,40 @@ func (r *redo) failed(err error) error {
 }
 
 // hold takes away the names that are not what they are to be at the end, and those
-// of an earlier Redo that was interrupted.
+// of an earlier Redo that was interrupted. A directory that the log has made may be
+// known only once its own name was looked up: what is in it waits for that.
 func (r *redo) hold() error {
-	for dir, d := range r.plan.dirs {
-		if err := r.holdLeftover(r.sinks[d.tree], dir); err != nil {
-			return err
-		}
-	}
+	var queue []int
 	for i := range r.plan.names {
-		n := &r.plan.names[i]
+		queue = append(queue, i)
+	}
+	waiting := map[journal.FileID][]int{}
+	for at := 0; at < len(queue); at++ {
+		n := &r.plan.names[queue[at]]
 		s := r.sinks[n.tree]
 		e, err := s.Lookup(n.dir, n.name)
-		switch {
-		case errors.Is(err, syscall.ENOENT):
+		if errors.Is(err, syscall.ENOENT) {
+			if _, err := s.Find(n.dir); err != nil {
+				waiting[n.dir] = append(waiting[n.dir], queue[at])
+			}
 			continue
-		case err != nil:
+		}
+		if err != nil {
 			if err = r.failed(fmt.Errorf("redo: look up %q in %s: %w", n.name, n.dir, err)); err != nil {
 				return err
 			}
 			continue
-		case !n.id.IsZero() && e.ID == n.id:
-			n.settled = true
-			continue
 		}
-		if err := r.holdName(s, n.dir, n.name); err != nil {
+		if n.settled = !n.id.IsZero() && e.ID == n.id; !n.settled {
+			if err := r.holdName(s, n.dir, n.name); err != nil {
+				return err
+			}
+		}
+		queue = append(queue, waiting[e.ID]...)
+		delete(waiting, e.ID)
+	}
+	for dir, d := range r.plan.dirs {
+		if err := r.holdLeftover(r.sinks[d.tree], dir); err != nil {
 			return err
 		}
 	}
@@ -202,8 +213,9 @@ func (r *redo) holdName(s Sink, dir journal.FileID, name string) error {
 }
 
 // findMissing decides which objects of the log have to be made: those that have a
-// name at the end and are not there, and the directories that they were made in,
-// and these in turn.
+// name at the end and are not there, the directories that they were made in if
+// these are not there, and so on. One that is there may have to get once more what
+// is inherited from it.
 func (r *redo) findMissing() error {
 	for i := range r.plan.names {
 		n := &r.plan.names[i]
@@ -252,7 +264,15 @@ func (r *redo) carryOut(op *journal.Op) error {
 		if op.Kind == journal.KindTmpfile {
 			return r.strip(op)
 		}
-	case journal.KindWrite, journal.KindSetAttr, journal.KindSetXattr, journal.KindRemoveXattr, journal.KindFallocate, journal.KindTimes:
+	case journal.KindTimes, journal.KindSetAttr:
+		if _, ok := r.plan.dirs[op.ID]; !ok {
+			return r.data(op)
+		}
+		attrs := *op // its time is for setTimes
+		if attrs.Valid &^= journal.SetMtime; op.Kind == journal.KindSetAttr && attrs.Valid != 0 {
+			return r.data(&attrs)
+		}
+	case journal.KindWrite, journal.KindSetXattr, journal.KindRemoveXattr, journal.KindFallocate:
 		return r.data(op)
 	}
 	return nil
@@ -333,7 +353,8 @@ func (r *redo) place() error {
 }
 
 // setTimes sets the modification times of directories that are not those of their
-// last change of names.
+// last change of names. The others are never set back: a change must not look older
+// than it is.
 func (r *redo) setTimes() error {
 	for dir, d := range r.plan.dirs {
 		if !d.timed {

@@ -2,6 +2,7 @@ package reintegrate_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,6 +41,82 @@ func TestRedoMinimal(t *testing.T) {
 	d = h.killed(func(int) bool { return true })
 	if done := h.mustRedo(t, d, "nothing is there"); done != (reintegrate.Redone{First: 1, Last: 5, Held: 1, Made: 1, Placed: 1}) {
 		t.Errorf("nothing is there: %+v", done)
+	}
+}
+
+// everywhere runs Redo on d, interrupted at every change, and again.
+func (h *history) everywhere(t *testing.T, d *disk) {
+	t.Helper()
+	once := d.clone()
+	h.mustRedo(t, once, "once")
+	end := h.end
+	defer func() { h.end = end }()
+	h.end = end.rooted()
+	for at := range once.changes {
+		for _, torn := range []bool{false, true} {
+			cut := d.clone()
+			cut.limit, cut.torn = at, torn
+			if _, whole, err := h.redo(cut); whole || err != nil {
+				t.Fatalf("not interrupted at %d: %v", at, err)
+			}
+			cut = cut.clone()
+			cut.forget(h.base, end, func() bool { return true })
+			h.mustRedo(t, cut, fmt.Sprint("interrupted at ", at))
+		}
+	}
+}
+
+// TestRedoInherits: what is made anew inherits from directories that are not there
+// any more, however far an earlier Redo has come with them.
+func TestRedoInherits(t *testing.T) {
+	h := newHistory()
+	root, outer, inner, file, kept := journal.RootID(0), h.id(), h.id(), h.id(), h.id()
+	h.do(create(kept, root, "kept", unix.S_IFDIR))
+	h.begin()
+	h.do(create(outer, root, "d", unix.S_IFDIR))
+	h.do(journal.Op{Kind: journal.KindSetXattr, ID: outer, Name: "default", Data: []byte("of d")})
+	h.do(create(inner, outer, "e", unix.S_IFDIR))
+	h.do(create(file, inner, "f", unix.S_IFREG))
+	h.do(journal.Op{Kind: journal.KindRemoveXattr, ID: inner, Name: "default"})
+	h.do(journal.Op{Kind: journal.KindRename, ID: file, Parent: inner, Name: "f", Parent2: kept, Name2: "g"})
+	h.do(journal.Op{Kind: journal.KindRmdir, ID: inner, Parent: outer, Name: "e"})
+	h.do(journal.Op{Kind: journal.KindRmdir, ID: outer, Parent: root, Name: "d"})
+	if n := h.end.byID[kept].names["g"]; len(h.ops) != 8 || n == nil || n.xattrs["acl"] != "of d" {
+		t.Fatal(h)
+	}
+	for n := range len(h.ops) + 1 {
+		h.everywhere(t, h.killed(func(i int) bool { return i >= n }))
+	}
+}
+
+// TestRedoTimes: a directory gets the time that was set after its last change of
+// names; one that was changed later is not set back.
+func TestRedoTimes(t *testing.T) {
+	h := newHistory()
+	root, early, late := journal.RootID(0), h.id(), h.id()
+	h.do(create(early, root, "early", unix.S_IFDIR))
+	h.do(create(late, root, "late", unix.S_IFDIR))
+	for _, n := range h.end.things {
+		n.mtime = 2
+	}
+	h.begin()
+	mtime := journal.Time{Sec: 77}
+	h.do(journal.Op{Kind: journal.KindSetAttr, ID: early, Valid: journal.SetMtime, Mtime: mtime})
+	h.do(create(h.id(), early, "a", unix.S_IFREG))
+	h.do(create(h.id(), late, "a", unix.S_IFREG))
+	h.do(journal.Op{Kind: journal.KindTimes, ID: late, Mtime: mtime})
+	h.do(journal.Op{Kind: journal.KindTimes, ID: early, Mtime: mtime})
+	h.do(journal.Op{Kind: journal.KindSetAttr, ID: early, Valid: journal.SetMtime | journal.SetMode, Mode: 0o700, Mtime: mtime})
+	h.do(create(h.id(), early, "b", unix.S_IFREG))
+	for n := range len(h.ops) + 1 {
+		d := h.killed(func(i int) bool { return i >= n })
+		h.mustRedo(t, d, fmt.Sprint(n, " operations are there"))
+		if got := d.byID[early].mtime; got != now {
+			t.Errorf("%d operations are there: the time of what was changed last is %d", n, got)
+		}
+		if got := d.byID[late].mtime; got != 77 || d.root.mtime != 2 {
+			t.Errorf("%d operations are there: times %d, of the root %d", n, got, d.root.mtime)
+		}
 	}
 }
 

@@ -20,8 +20,9 @@ type disk struct {
 	reintegrate.Sink // what Redo has no use for
 	things           []*thing
 	byID             map[journal.FileID]*thing
-	root, area       *thing // area: nil if there is no holding area
-	held             int    // for names there
+	unknown          map[journal.FileID]bool // not found by identity until it is looked up
+	root, area       *thing                  // area: nil if there is no holding area
+	held             int                     // for names there
 
 	changes int  // so far
 	limit   int  // at this one the power goes; negative: never
@@ -80,7 +81,7 @@ func (d *disk) live(want func(*thing) bool) (list []*thing) {
 
 // clone copies what a disk keeps without power.
 func (d *disk) clone() *disk {
-	c := &disk{byID: map[journal.FileID]*thing{}, limit: -1, held: d.held}
+	c := &disk{byID: map[journal.FileID]*thing{}, unknown: maps.Clone(d.unknown), limit: -1, held: d.held}
 	copies := map[*thing]*thing{}
 	for _, n := range d.things {
 		if n.nlink == 0 {
@@ -118,8 +119,32 @@ func (d *disk) change() {
 	d.changes++
 }
 
+// get finds an object by its identity.
+func (d *disk) get(id journal.FileID) *thing {
+	if d.unknown[id] {
+		return nil
+	}
+	return d.byID[id]
+}
+
+// forget makes objects unknown that base does not have, but for what is held, as a
+// crash may leave the index of a tree; and those that end does not have any more.
+func (d *disk) forget(base, end *disk, coin func() bool) {
+	d.unknown = map[journal.FileID]bool{}
+	for _, n := range d.things {
+		if (base.byID[n.id] == nil || end.byID[n.id] == nil) && n != d.area && coin() {
+			d.unknown[n.id] = true
+		}
+	}
+	if d.area != nil {
+		for _, n := range d.area.names {
+			delete(d.unknown, n.id)
+		}
+	}
+}
+
 func (d *disk) dir(id journal.FileID) (*thing, error) {
-	if n := d.byID[id]; n != nil && n.isDir() {
+	if n := d.get(id); n != nil && n.isDir() {
 		return n, nil
 	}
 	return nil, fmt.Errorf("directory %s: %w", id, syscall.ENOENT)
@@ -215,7 +240,7 @@ func (d *disk) run(op *journal.Op) syscall.Errno {
 	case journal.KindRelease, journal.KindFsync:
 		return 0
 	}
-	n := d.byID[op.ID]
+	n := d.get(op.ID)
 	if n == nil {
 		return syscall.ENOENT
 	}
@@ -347,7 +372,7 @@ func (n *thing) entry(name string) reintegrate.Entry {
 }
 
 func (d *disk) Find(id journal.FileID) (reintegrate.Entry, error) {
-	if n := d.byID[id]; n != nil {
+	if n := d.get(id); n != nil {
 		return n.entry(""), nil
 	}
 	return reintegrate.Entry{}, syscall.ENOENT
@@ -359,6 +384,7 @@ func (d *disk) Lookup(dir journal.FileID, name string) (reintegrate.Entry, error
 		return reintegrate.Entry{}, err
 	}
 	if n := p.names[name]; n != nil {
+		delete(d.unknown, n.id)
 		return n.entry(name), nil
 	}
 	return reintegrate.Entry{}, syscall.ENOENT
@@ -369,7 +395,9 @@ func (d *disk) Create(dir journal.FileID, e *reintegrate.Entry) error {
 	switch {
 	case err != nil:
 		return err
-	case p.names[e.Name] != nil || d.byID[e.ID] != nil:
+	case d.byID[e.ID] != nil:
+		return fmt.Errorf("create %s: a second object with the identity %s", e.Name, e.ID)
+	case p.names[e.Name] != nil:
 		return fmt.Errorf("create %s: %w", e.Name, syscall.EEXIST)
 	}
 	if d.torn && d.changes == d.limit {
@@ -401,7 +429,7 @@ func (d *disk) Hold(dir journal.FileID, name string) error {
 
 func (d *disk) Place(id, dir journal.FileID, name string) error {
 	p, err := d.dir(dir)
-	n := d.byID[id]
+	n := d.get(id)
 	switch {
 	case err != nil:
 		return err
@@ -435,7 +463,7 @@ func (d *disk) Place(id, dir journal.FileID, name string) error {
 }
 
 func (d *disk) SetAttrs(id journal.FileID, a *reintegrate.Attrs) error {
-	n := d.byID[id]
+	n := d.get(id)
 	if n == nil {
 		return syscall.ENOENT
 	}

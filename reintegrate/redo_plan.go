@@ -34,7 +34,7 @@ type finalName struct {
 type birth struct {
 	parent  journal.FileID // the directory of then; of a file without a name the root
 	names   int            // how many it has at the end
-	wanted  bool           // what is to be made inherits from it
+	wanted  bool           // it is to have a name, or what is to be made inherits from it
 	missing bool           // it has to be made
 }
 

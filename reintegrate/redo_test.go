@@ -314,9 +314,13 @@ func tryRedo(t fataler, pick func(n int) int) {
 		data = h.powerless(pick(len(h.ops)+1), func() bool { return coin(percent) })
 	}
 
+	forget := func(d *disk) { d.forget(h.base, h.end, func() bool { return coin(70) }) }
+	forget(data)
+
 	once := data.clone()
 	h.mustRedo(t, once, "once")
 	changes := once.changes
+	forget(once)
 	h.mustRedo(t, once, "again")
 
 	power := coin(30)
@@ -331,6 +335,7 @@ func tryRedo(t fataler, pick func(n int) int) {
 			break
 		}
 		data = data.clone()
+		forget(data)
 		if power {
 			h.loseBytes(data, func() bool { return coin(50) })
 		}
@@ -365,18 +370,22 @@ func TestRedoAll(t *testing.T) {
 				}
 				seen[did] = true
 				parts++
-				once := data.clone()
+				forget := func(d *disk) *disk {
+					d.forget(h.base, h.end, func() bool { return true })
+					return d
+				}
+				once := forget(data.clone())
 				h.mustRedo(t, once, "once")
 				whole := h.end
 				h.end = end
 				for at := range once.changes {
 					crashes++
-					d := data.clone()
+					d := forget(data.clone())
 					d.limit, d.torn = at, true
 					if _, whole, err := h.redo(d); whole || err != nil {
 						t.Fatalf("not interrupted at %d: %v\n%s", at, err, h)
 					}
-					h.mustRedo(t, d.clone(), fmt.Sprint("interrupted at ", at))
+					h.mustRedo(t, forget(d.clone()), fmt.Sprint("interrupted at ", at))
 				}
 				h.end = whole
 			}
