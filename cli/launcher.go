@@ -150,7 +150,7 @@ func lastWords(f *os.File, from int64) string {
 // Attach connects to the replica that runs.
 func (l *launcher) Attach(ctx context.Context, am string) (ha.Replica, error) {
 	c, err := replica.Dial(ctx, l.paths.ReplicaSocket(am))
-	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+	if noReplica(err) {
 		return nil, fmt.Errorf("%s: %w", am, ha.ErrNoReplica)
 	}
 	if err != nil {
@@ -159,6 +159,11 @@ func (l *launcher) Attach(ctx context.Context, am string) (ha.Replica, error) {
 	r := &remoteReplica{c: c, events: make(chan ha.ReplicaEvent)}
 	go r.pump()
 	return r, nil
+}
+
+// noReplica says that err means that no replica listens.
+func noReplica(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED)
 }
 
 // remoteReplica is a replica as ha sees it: the words of replica in those of ha,

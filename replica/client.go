@@ -16,7 +16,11 @@ type Client struct {
 	events chan Event
 }
 
-// Dial connects to the replica that listens on socket.
+// NewClient makes a client that leaves the events to somebody else: it connects
+// for each call.
+func NewClient(socket string) *Client { return &Client{socket: socket} }
+
+// Dial connects to the replica that listens on socket, and takes its events.
 func Dial(ctx context.Context, socket string) (*Client, error) {
 	conn, err := dialer.DialContext(ctx, "unix", socket)
 	if err != nil {

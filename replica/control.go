@@ -13,11 +13,12 @@ import (
 
 // The control socket. A client connects, writes one request, a JSON object on a
 // line, and reads one response; a request for events is answered by events, one
-// a line, until either end closes.
+// a line, until either end closes; one for quarantines by a line with a descriptor
+// for each directory that has some, and a response.
 
 // request is one line of a client.
 type request struct {
-	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop events
+	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop quarantines events
 	Epoch  uint64        `json:"epoch,omitempty"`
 	Force  Force         `json:"force,omitempty"`
 	Addr   string        `json:"addr,omitempty"`
@@ -68,6 +69,7 @@ type Status struct {
 	Consistent bool     `json:"consistent"`
 	Connected  bool     `json:"connected"`
 	Synced     bool     `json:"synced"`
+	Noted      int      `json:"noted"` // objects of which the peer may lack something
 	Frozen     bool     `json:"frozen"`
 	Degraded   bool     `json:"degraded"`
 	Rank       int      `json:"rank"`
@@ -106,6 +108,7 @@ func (r *Replica) Status() Status {
 	if r.follow != nil {
 		s.Connected, s.Follow = r.follow.joined.Load(), r.follow.did
 	}
+	s.Noted = r.notes.Stats().Objects
 	s.Frozen = r.prim && r.gate.Frozen()
 	return s
 }
@@ -212,7 +215,13 @@ func (r *Replica) serveClient(ctx context.Context, c net.Conn) {
 		return
 	}
 	var resp response
-	if err := r.do(ctx, &req, &resp); err != nil {
+	var err error
+	if req.Method == "quarantines" {
+		err = r.sendQuarantines(c)
+	} else {
+		err = r.do(ctx, &req, &resp)
+	}
+	if err != nil {
 		resp.Error = err.Error()
 		for code, known := range errorCodes {
 			if errors.Is(err, known) {
@@ -249,7 +258,7 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 	case "stop":
 		return r.Stop(ctx, req.Clean)
 	}
-	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop or events", req.Method)
+	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop, quarantines or events", req.Method)
 }
 
 // serveEvents streams events to the one client that listens.
