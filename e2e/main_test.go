@@ -20,7 +20,9 @@ import (
 var skfs string
 
 func TestMain(m *testing.M) {
-	lab.Main(ledger.Roles())
+	roles := ledger.Roles()
+	roles[putRole] = putEntries
+	lab.Main(roles)
 	code, err := withBinary(m.Run)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -91,12 +93,19 @@ func within(t *testing.T, d time.Duration, do func(context.Context) error) {
 // newPair makes a pair of hosts that do not run the module yet.
 func newPair(t *testing.T, c pair.Config) *pair.Pair {
 	t.Helper()
+	return newPairOf(t, pair.Options{Config: c})
+}
+
+// newPairOf is newPair with more than the module to choose.
+func newPairOf(t *testing.T, o pair.Options) *pair.Pair {
+	t.Helper()
+	o.Skfs = skfs
 	if skfs == "" {
 		t.Skip("hosts out of namespaces need root")
 	}
 	var p *pair.Pair
 	within(t, patience, func(ctx context.Context) (err error) {
-		p, err = pair.New(ctx, pair.Options{Skfs: skfs, Config: c})
+		p, err = pair.New(ctx, o)
 		return err
 	})
 	t.Cleanup(func() {

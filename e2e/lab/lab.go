@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 
@@ -98,21 +97,12 @@ func trustedXattrs(dir string) error {
 }
 
 // newNetNS makes a network namespace that lives as long as the handle is open.
-func newNetNS() (netns.NsHandle, error) {
-	type result struct {
-		ns  netns.NsHandle
-		err error
-	}
-	c := make(chan result)
-	go func() {
-		// The thread is left in the new namespace and ends with the goroutine,
-		// because it is never unlocked.
-		runtime.LockOSThread()
-		ns, err := netns.New()
-		c <- result{ns, err}
-	}()
-	r := <-c
-	return r.ns, r.err
+func newNetNS() (ns netns.NsHandle, err error) {
+	err = onLostThread(func() error {
+		ns, err = netns.New()
+		return err
+	})
+	return ns, err
 }
 
 // Dir is the lab's directory on the machine: outside all hosts, a place for what

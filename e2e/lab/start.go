@@ -39,24 +39,18 @@ func (h *Host) Start(cmd *exec.Cmd) (*Started, error) {
 	if err != nil {
 		return nil, err
 	}
-	done := make(chan error)
-	go func() {
-		// A new process takes the namespaces of the thread that forks it. This
-		// one is never unlocked, so it ends with the goroutine and no other
-		// goroutine ever runs in the host.
-		runtime.LockOSThread()
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_FS); err != nil { // joining a mount namespace wants its own root and cwd
-				return fmt.Errorf("unshare: %w", err)
-			}
-			const all = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
-			if err := unix.Setns(in.pidfd, all); err != nil {
-				return fmt.Errorf("enter: %w", err)
-			}
-			return cmd.Start()
-		}()
-	}()
-	if err := <-done; err != nil {
+	// A new process takes the namespaces of the thread that forks it.
+	err = onLostThread(func() error {
+		if err := unix.Unshare(unix.CLONE_FS); err != nil { // joining a mount namespace wants its own root and cwd
+			return fmt.Errorf("unshare: %w", err)
+		}
+		const all = unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET
+		if err := unix.Setns(in.pidfd, all); err != nil {
+			return fmt.Errorf("enter: %w", err)
+		}
+		return cmd.Start()
+	})
+	if err != nil {
 		return nil, fmt.Errorf("lab: start %s in %s: %w", cmd.Path, h.name, err)
 	}
 	s := &Started{cmd: cmd, done: make(chan struct{})}
@@ -65,6 +59,24 @@ func (h *Host) Start(cmd *exec.Cmd) (*Started, error) {
 		close(s.done)
 	}()
 	return s, nil
+}
+
+// onLostThread calls do on a thread that ends afterwards, so that it may enter
+// other namespaces and no other goroutine ever runs in them. It is never the
+// process's first thread: Go cannot end that one, and keeps it for ever in the
+// namespaces, and with them what is mounted there.
+func onLostThread(do func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			defer runtime.UnlockOSThread()
+			done <- onLostThread(do) // this one is taken meanwhile
+			return
+		}
+		done <- do() // never unlocked: the thread ends with the goroutine
+	}()
+	return <-done
 }
 
 // outputGrace is how long Run waits for the output of background processes that

@@ -35,9 +35,12 @@ func Open(kind, dir string) (Store, error) {
 
 type sqlStore struct{ db *sql.DB }
 
-// OpenSQL opens the database ledger.db in dir, and makes it if need be.
+// OpenSQL opens the database ledger.db in dir, and makes it if need be. An entry
+// that was put survives a loss of power: with synchronous=FULL the last one may be
+// rolled back by a journal whose deletion was not synchronised
+// (https://sqlite.org/pragma.html#pragma_synchronous).
 func OpenSQL(dir string) (Store, error) {
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "ledger.db")+"?_pragma=busy_timeout(60000)&_pragma=synchronous(full)")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "ledger.db")+"?_pragma=busy_timeout(60000)&_pragma=synchronous(extra)")
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
