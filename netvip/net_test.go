@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,10 +109,26 @@ func (n *network) join(addrs ...string) *host {
 	h := newNamespace(n.t)
 	h.sysctl("ipv6/conf/default/accept_dad", "0")
 	h.sysctl("ipv4/conf/default/promote_secondaries", "0")
+	h.do(func() {
+		lo, err := netlink.LinkByName("lo")
+		h.must("lo", err)
+		h.must("lo up", netlink.LinkSetUp(lo))
+	})
+	n.plug(h, "eth0")
+	h.up(true)
+	for _, a := range addrs {
+		h.addr(a)
+	}
+	return h
+}
+
+// plug gives the host an interface on the network.
+func (n *network) plug(h *host, name string) {
+	n.t.Helper()
 	port := fmt.Sprintf("port%d", n.n)
 	n.n++
 	n.do(func() {
-		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "eth0", PeerNamespace: netlink.NsFd(h.ns)}
+		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: name, PeerNamespace: netlink.NsFd(h.ns)}
 		veth.Name = port
 		n.must("veth", netlink.LinkAdd(veth))
 		br, err := netlink.LinkByName("br0")
@@ -122,15 +139,10 @@ func (n *network) join(addrs ...string) *host {
 		n.must("port up", netlink.LinkSetUp(l))
 	})
 	h.do(func() {
-		lo, err := netlink.LinkByName("lo")
-		h.must("lo", err)
-		h.must("lo up", netlink.LinkSetUp(lo))
+		l, err := netlink.LinkByName(name)
+		h.must(name, err)
+		h.must("up", netlink.LinkSetUp(l))
 	})
-	h.up(true)
-	for _, a := range addrs {
-		h.addr(a)
-	}
-	return h
 }
 
 // up sets the interface up or down.
@@ -251,8 +263,62 @@ func (h *host) awaitNeighbour(a string, mac net.HardwareAddr, cause func()) {
 	})
 	defer done()
 	cause()
-	h.await(updates, fmt.Sprintf("neighbour %s at %s", a, mac), func(u netlink.NeighUpdate) bool {
+	await(h.t, updates, fmt.Sprintf("neighbour %s at %s", a, mac), func(u netlink.NeighUpdate) bool {
 		return u.IP.Equal(net.ParseIP(a)) && u.HardwareAddr.String() == mac.String()
+	})
+}
+
+// claims opens what the host itself says and hears of an address on its link.
+func (h *host) claims(a Address) (c claims) {
+	h.t.Helper()
+	h.do(func() {
+		l, err := netlink.LinkByName("eth0")
+		h.must("eth0", err)
+		c, err = openClaims(Place{Index: l.Attrs().Index, Interface: "eth0", Prefix: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), neighbour: true})
+		h.must("claims", err)
+	})
+	h.t.Cleanup(func() { c.close() })
+	return c
+}
+
+// ear returns the MACs that claim the address, as the host hears them.
+func (h *host) ear(a Address) <-chan net.HardwareAddr {
+	h.t.Helper()
+	c, heard := h.claims(a), make(chan net.HardwareAddr, 256)
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for {
+			mac, err := c.read()
+			if err != nil {
+				return
+			}
+			heard <- mac
+		}
+	})
+	h.t.Cleanup(func() { c.close(); reader.Wait() })
+	return heard
+}
+
+// awaitBurst waits until all announcements of an Add were heard.
+func awaitBurst(t *testing.T, ear <-chan net.HardwareAddr, a Address, from net.HardwareAddr) {
+	t.Helper()
+	frames := len(burst)
+	if a.Addr.Is4() {
+		frames *= 2 // request and reply
+	}
+	for range frames {
+		awaitClaim(t, ear, from)
+	}
+}
+
+// awaitClaim waits for the next claim, which must be of that MAC.
+func awaitClaim(t *testing.T, ear <-chan net.HardwareAddr, from net.HardwareAddr) {
+	t.Helper()
+	await(t, ear, "claim of "+from.String(), func(mac net.HardwareAddr) bool {
+		if mac.String() != from.String() {
+			t.Fatalf("claim of %v; expected one of %v", mac, from)
+		}
+		return true
 	})
 }
 
@@ -286,9 +352,4 @@ func await[T any](t *testing.T, c <-chan T, what string, want func(T) bool) T {
 			t.Fatalf("%s: not within %v", what, patience)
 		}
 	}
-}
-
-func (h *host) await(c <-chan netlink.NeighUpdate, what string, want func(netlink.NeighUpdate) bool) {
-	h.t.Helper()
-	await(h.t, c, what, want)
 }

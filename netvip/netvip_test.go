@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mdlayher/arp"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +50,9 @@ func TestAddAndRemove(t *testing.T) {
 		}
 		if a.Addr.Is6() && set.flags&unix.IFA_F_DEPRECATED == 0 {
 			t.Errorf("flags %#x; expected that the host's own connections avoid it", set.flags)
+		}
+		if a.Addr.Is6() && set.flags&unix.IFA_F_NOPREFIXROUTE == 0 {
+			t.Errorf("flags %#x; expected that the route to the subnet stays the host's", set.flags)
 		}
 		if p := held.Place(); p.Interface != "eth0" || p.Own.String() != map[bool]string{true: "10.9.0.1", false: "fd09::1"}[a.Addr.Is4()] {
 			t.Errorf("place %+v", p)
@@ -168,6 +172,10 @@ func TestLateRenewalRemoves(t *testing.T) {
 					return bootTime()
 				})
 				held := h.mustAdd(m, a, fast)
+				changes, done := newChannel(t, func(c chan netlink.AddrUpdate, done chan struct{}) error {
+					return netlink.AddrSubscribeAt(h.ns, c, done)
+				})
+				defer done()
 				left.Store(inTime)
 				if err := held.Renew(time.Hour); !errors.Is(err, ErrExpired) {
 					t.Errorf("renewed: %v; expected ErrExpired", err)
@@ -175,6 +183,12 @@ func TestLateRenewalRemoves(t *testing.T) {
 				if h.has(a.Addr.String()) {
 					t.Error("the address is still there")
 				}
+				await(t, changes, "removal", func(u netlink.AddrUpdate) bool {
+					if u.NewAddr && inTime == 0 {
+						t.Error("it was renewed first")
+					}
+					return !u.NewAddr
+				})
 				if e := <-held.Events(); e.Kind != Gone || !errors.Is(e.Err, ErrExpired) {
 					t.Errorf("event %v; expected that it is gone", e)
 				}
@@ -393,46 +407,75 @@ func TestTakenFromDeadHost(t *testing.T) {
 	})
 }
 
-// An administrator gives the address to another host while it is held.
+// Both forms of gratuitous ARP are sent: some systems heed only one.
+func TestGratuitousARP(t *testing.T) {
+	n := newNetwork(t)
+	one := n.join("10.9.0.1/24")
+	c := n.join("10.9.0.3/24").claims(vip4).(*arpClaims)
+	one.mustAdd(one.manager(), vip4, long)
+	for _, want := range []arp.Operation{arp.OperationRequest, arp.OperationReply} {
+		var p arp.Packet
+		c.conn.SetReadDeadline(time.Now().Add(patience))
+		k, _, err := c.conn.ReadFrom(c.buf[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.UnmarshalBinary(c.buf[:k]); err != nil {
+			t.Fatal(err)
+		}
+		if p.Operation != want || p.SenderIP != vip4.Addr || p.TargetIP != vip4.Addr || p.SenderHardwareAddr.String() != one.mac.String() {
+			t.Errorf("heard %+v; expected operation %v of %v", p, want, one.mac)
+		}
+	}
+}
+
+// Another host claims the address while it is held: the neighbours are told
+// better at once.
 func TestConflictIsHeardAndAnswered(t *testing.T) {
 	families(t, func(t *testing.T, a Address) {
 		n := newNetwork(t)
 		one := n.join("10.9.0.1/24", "fd09::1/64")
 		two := n.join("10.9.0.2/24", "fd09::2/64")
 		client := n.join("10.9.0.3/24", "fd09::3/64")
+		ear, intruder := client.ear(a), two.claims(a)
 		held := one.mustAdd(one.manager(), a, fast)
-		ifi := func() (ifi *net.Interface) {
-			two.do(func() {
-				var err error
-				ifi, err = net.InterfaceByName("eth0")
-				two.must("eth0", err)
-			})
-			return ifi
-		}()
-		var intruder claims
-		two.do(func() {
-			var err error
-			intruder, err = openClaims(Place{Index: ifi.Index, Prefix: netip.PrefixFrom(a.Addr, a.Addr.BitLen()), neighbour: true})
-			two.must("claims", err)
-		})
-		defer intruder.close()
+		awaitBurst(t, ear, a, one.mac) // which would answer by chance
 		client.awaitNeighbour(a.Addr.String(), one.mac, func() { client.ping(a.Addr.String()) })
-		updates, done := newChannel(t, func(c chan netlink.NeighUpdate, done chan struct{}) error {
-			return netlink.NeighSubscribeAt(client.ns, c, done)
+		client.awaitNeighbour(a.Addr.String(), two.mac, func() {
+			if err := intruder.announce(two.mac); err != nil {
+				t.Fatal(err)
+			}
 		})
-		defer done()
-		if err := intruder.announce(two.mac); err != nil {
-			t.Fatal(err)
-		}
 		e := await(t, held.Events(), "conflict", func(e Event) bool { return e.Kind == Conflict })
 		if e.MAC.String() != two.mac.String() || !e.Defended {
 			t.Errorf("%v; expected a defended conflict with %v", e, two.mac)
 		}
-		// The client believes the intruder, then the defence.
-		for _, mac := range []net.HardwareAddr{two.mac, one.mac} {
-			client.await(updates, "the client at "+mac.String(), func(u netlink.NeighUpdate) bool {
-				return u.IP.Equal(a.Addr.AsSlice()) && u.HardwareAddr.String() == mac.String()
-			})
+		awaitIn(t, ear, two.mac)
+		awaitIn(t, ear, one.mac)
+	})
+}
+
+// awaitIn waits for a claim of the MAC among others.
+func awaitIn(t *testing.T, ear <-chan net.HardwareAddr, from net.HardwareAddr) {
+	t.Helper()
+	await(t, ear, "claim of "+from.String(), func(mac net.HardwareAddr) bool { return mac.String() == from.String() })
+}
+
+// The same address may live on another network.
+func TestOtherNetworkIsNoConflict(t *testing.T) {
+	families(t, func(t *testing.T, a Address) {
+		n, other := newNetwork(t), newNetwork(t)
+		one := n.join("10.9.0.1/24", "fd09::1/64")
+		other.plug(one, "eth1")
+		near, far := n.join("10.9.0.2/24", "fd09::2/64"), other.join("10.9.0.2/24", "fd09::2/64")
+		held := one.mustAdd(one.manager(), a, fast)
+		for _, h := range []*host{far, near} {
+			if err := h.claims(a).announce(h.mac); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e := <-held.Events(); e.Kind != Conflict || e.MAC.String() != near.mac.String() {
+			t.Errorf("%v; expected a conflict with %v alone", e, near.mac)
 		}
 	})
 }
@@ -467,26 +510,32 @@ func TestDuplicateAddressDetection(t *testing.T) {
 	}
 }
 
-// A link that comes back is announced on again: switches have forgotten.
-func TestAnnouncedAgainWhenLinkReturns(t *testing.T) {
-	n := newNetwork(t)
-	one := n.join("10.9.0.1/24")
-	client := n.join("10.9.0.3/24")
-	held := one.mustAdd(one.manager(), vip4, long)
-	one.up(false)
-	client.do(func() { // forget, as the kernel does in time
-		l, err := netlink.LinkByName("eth0")
-		client.must("eth0", err)
-		client.must("neighbour", netlink.NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, IP: vip4.Addr.AsSlice(),
-			HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 9}, State: netlink.NUD_STALE}))
-	})
-	client.awaitNeighbour(vip4.Addr.String(), one.mac, func() { one.up(true) })
-	select {
-	case e := <-held.Events():
-		if e.Kind != Unannounced {
-			t.Errorf("event %v", e)
-		}
-	default:
+// A link that comes back is announced on again: switches have forgotten. So is
+// one with a new MAC.
+func TestAnnouncedAgain(t *testing.T) {
+	for name, change := range map[string]func(one *host){
+		"link up": func(one *host) {
+			one.up(false)
+			one.up(true)
+		},
+		"new MAC": func(one *host) {
+			one.do(func() {
+				l, err := netlink.LinkByName("eth0")
+				one.must("eth0", err)
+				one.must("MAC", netlink.LinkSetHardwareAddr(l, net.HardwareAddr{2, 0, 0, 0, 0, 1}))
+			})
+			one.mac = net.HardwareAddr{2, 0, 0, 0, 0, 1}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNetwork(t)
+			one := n.join("10.9.0.1/24")
+			ear := n.join("10.9.0.3/24").ear(vip4)
+			one.mustAdd(one.manager(), vip4, long)
+			awaitBurst(t, ear, vip4, one.mac)
+			change(one)
+			awaitBurst(t, ear, vip4, one.mac)
+		})
 	}
 }
 
