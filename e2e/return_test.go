@@ -78,7 +78,7 @@ const (
 
 	// slack is for the entries that are acknowledged while a host is away, some of
 	// them files of their own.
-	slackBytes, slackFiles = 256 << 10, 16
+	slackBytes, slackFiles = 512 << 10, 16
 
 	// noteLife is how long a change that was made in sync may stay noted: two
 	// checkpoints, some time to write them, and a slow machine.
