@@ -50,8 +50,9 @@
 // # What a crash leaves
 //
 // Of the stream, nothing on the primary. On the second host the data holds some
-// of the operations it had received, those of one object in order. With a
-// receive log Replay then applies all that were acked as durable, in order, on
-// whatever part of them the data holds. Without one the second host is out of
-// date, which its owner knows.
+// of the operations it had received, those of one object in order (after a power
+// cut names and attributes in order, and any of the bytes). With a receive log Each
+// then gives all that were acked as durable, and reintegrate.Redo brings the data to
+// their end, whatever part of them it holds: to apply names once more would not.
+// Without one the second host is out of date, which its owner knows.
 package journal

@@ -60,7 +60,7 @@ func (f diskFile) Datasync() error {
 // that may not be in the data durably. One flush covers a whole batch.
 //
 // It holds one contiguous run of one epoch. Before another run begins the owner
-// calls Settle (all of it is applied), Replay (after a crash) or Discard.
+// calls Settle (all of it is in the data; after a crash see Each) or Discard.
 //
 // An error of the disk is final: what it concerns may or may not be there, and
 // asking again would say that it is. Every later call returns the same error.
@@ -118,7 +118,7 @@ func OpenReceiveLog(dir string, o ReceiveLogOptions) (*ReceiveLog, error) {
 	l := &ReceiveLog{dir: dir, o: o}
 	l.trimmed = sync.NewCond(&l.mu)
 	var err error
-	if l.found, err = l.walk(func(*Op) {}); err != nil {
+	if l.found, err = l.survey(); err != nil {
 		return nil, fmt.Errorf("open the receive log: %w", err)
 	}
 	if l.spare, err = filepath.Glob(filepath.Join(dir, "*.spare")); err != nil {
@@ -134,9 +134,10 @@ func (l *ReceiveLog) Contents() Contents {
 	return l.found
 }
 
-// walk reads the segments on disk in order and calls each with what need not be
-// in the data yet. It also learns the newest serial.
-func (l *ReceiveLog) walk(each func(*Op)) (Contents, error) {
+// survey reads the segments on disk in order, up to the first frame of the newest
+// that is not whole, and says what of them need not be in the data yet. It also
+// learns the newest serial.
+func (l *ReceiveLog) survey() (Contents, error) {
 	files, err := l.files()
 	if err != nil || len(files) == 0 {
 		return Contents{}, err
@@ -158,7 +159,7 @@ func (l *ReceiveLog) walk(each func(*Op)) (Contents, error) {
 		if i == 0 {
 			c.Last = flushed
 		}
-		c.After = max(c.After, flushed)
+		c.After = max(c.After, flushed) // that of a later segment covers operations of earlier ones
 		first := true
 		err = parseRecords(b, serial, func(epoch Epoch, op *Op) error {
 			if first && i == 0 { // those before it were in segments that are freed
@@ -177,29 +178,52 @@ func (l *ReceiveLog) walk(each func(*Op)) (Contents, error) {
 			return c, fmt.Errorf("%s: %w", f.path, err)
 		}
 	}
-	// flushed of a later segment covers operations of earlier ones, so what is
-	// needed is known only now.
-	if c.After >= c.Last {
-		c.After = c.Last
-		return c, nil
-	}
-	for _, f := range files {
-		b, err := os.ReadFile(f.path)
-		if err != nil {
-			return c, err
-		}
-		serial, _, err := parseSegmentHeader(b)
-		if err != nil {
-			continue
-		}
-		parseRecords(b, serial, func(_ Epoch, op *Op) error {
-			if op.Seq > c.After {
-				each(op)
-			}
-			return nil
-		})
-	}
+	c.After = min(c.After, c.Last)
 	return c, nil
+}
+
+// Each calls f with the operations of the log in their order, as often as it is
+// called: what need not be in the data yet, up to the first frame that was not
+// whole on disk; everything that was acked as durable lies before that. Operations
+// of epoch up to after are left out: the owner knows that the data holds them
+// durably. op and its Data are valid during the call; an error of f ends it. The
+// caller says that nothing is appending.
+//
+// What the data holds after a crash is any part of these, so they cannot simply be
+// applied: see reintegrate.Redo. When they are in the data, Settle empties the log.
+func (l *ReceiveLog) Each(epoch Epoch, after Seq, f func(op *Op) error) error {
+	c := l.Contents()
+	if c.Epoch == epoch {
+		c.After = max(c.After, after)
+	}
+	if c.After >= c.Last {
+		return nil
+	}
+	files, err := l.files()
+	if err != nil {
+		return fmt.Errorf("read the receive log: %w", err)
+	}
+	next := c.After + 1
+	for _, file := range files {
+		b, err := os.ReadFile(file.path)
+		if err != nil {
+			return fmt.Errorf("read the receive log: %w", err)
+		}
+		err = parseRecords(b, file.serial, func(_ Epoch, op *Op) error {
+			if op.Seq != next || op.Seq > c.Last {
+				return nil
+			}
+			next++
+			return f(op)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if next <= c.Last {
+		return fmt.Errorf("read the receive log: %w: operation %d was there and is not any more", ErrLog, next)
+	}
+	return nil
 }
 
 type segmentFile struct {
@@ -222,41 +246,6 @@ func (l *ReceiveLog) files() ([]segmentFile, error) {
 	}
 	slices.SortFunc(files, func(a, b segmentFile) int { return cmp.Compare(a.serial, b.serial) })
 	return files, nil
-}
-
-// Replayed says what Replay did.
-type Replayed struct {
-	Contents
-	Failed int // operations whose Apply failed
-}
-
-// Replay applies what a crash left in the log, up to the first frame that was
-// not whole on disk: everything that was acked as durable lies before it. Then
-// it flushes the data and empties the log.
-//
-// The data may already hold any part of these operations: Apply must take an
-// operation again, one that cannot be done any more fails and is counted. Their
-// order makes the end the same. Operations of epoch up to after are not applied:
-// the owner knows that the data holds them durably.
-func (l *ReceiveLog) Replay(a Applier, epoch Epoch, after Seq) (Replayed, error) {
-	var r Replayed
-	var err error
-	log := l.Contents().Epoch
-	r.Contents, err = l.walk(func(op *Op) {
-		if log == epoch && op.Seq <= after {
-			return
-		}
-		if res := a.Apply(op); res.Errno != 0 {
-			r.Failed++
-		}
-	})
-	if err != nil {
-		return r, fmt.Errorf("replay the receive log: %w", err)
-	}
-	if log == epoch {
-		r.After = min(max(r.After, after), r.Last)
-	}
-	return r, l.Settle()
 }
 
 // Settle empties the log after a flush of the data. The caller says that
@@ -347,7 +336,7 @@ func (l *ReceiveLog) fail(err error) error {
 // begin prepares for a run of operations from first on.
 func (l *ReceiveLog) begin(epoch Epoch, first Seq) error {
 	if c := l.Contents(); !c.Empty() {
-		return fmt.Errorf("the receive log holds operations %d to %d of epoch %d: replay, settle or discard it first",
+		return fmt.Errorf("the receive log holds operations %d to %d of epoch %d: redo and settle, or discard it first",
 			c.After+1, c.Last, c.Epoch)
 	}
 	if err := l.Discard(); err != nil { // segments without anything that matters

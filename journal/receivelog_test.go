@@ -29,26 +29,27 @@ func arrived(epoch Epoch, from, to Seq, size int) []*inbound {
 	return batch
 }
 
-// replayed collects what Replay applies.
-func replayed(t *testing.T, l *ReceiveLog) (Replayed, []Seq) {
+// collected is what Each gives, twice the same.
+func collected(t *testing.T, l *ReceiveLog, epoch Epoch, after Seq) (seqs []Seq) {
 	t.Helper()
-	return replayedAfter(t, l, 0, 0)
-}
-
-func replayedAfter(t *testing.T, l *ReceiveLog, epoch Epoch, after Seq) (Replayed, []Seq) {
-	t.Helper()
-	var seqs []Seq
-	r, err := l.Replay(applyFunc(func(op *Op) Result {
-		if !bytes.Equal(op.Data, pattern(op.Off, len(op.Data))) || op.Off != int64(op.Seq) {
-			t.Errorf("operation %d came back changed", op.Seq)
+	for round := range 2 {
+		before := seqs
+		seqs = nil
+		err := l.Each(epoch, after, func(op *Op) error {
+			if !bytes.Equal(op.Data, pattern(op.Off, len(op.Data))) || op.Off != int64(op.Seq) {
+				t.Errorf("operation %d came back changed", op.Seq)
+			}
+			seqs = append(seqs, op.Seq)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
 		}
-		seqs = append(seqs, op.Seq)
-		return Result{}
-	}), epoch, after)
-	if err != nil {
-		t.Fatal(err)
+		if round > 0 && !slices.Equal(before, seqs) {
+			t.Fatalf("first %v, then %v", before, seqs)
+		}
 	}
-	return r, seqs
+	return seqs
 }
 
 func run(from, to Seq) (seqs []Seq) {
@@ -58,9 +59,9 @@ func run(from, to Seq) (seqs []Seq) {
 	return seqs
 }
 
-// What the owner knows to be in the data is not applied again, if the log is of
-// the same epoch.
-func TestReceiveLogReplayAfter(t *testing.T) {
+// What the owner knows to be in the data is left out, if the log is of the same
+// epoch.
+func TestReceiveLogEachAfter(t *testing.T) {
 	for _, c := range []struct {
 		epoch Epoch
 		after Seq
@@ -76,17 +77,14 @@ func TestReceiveLogReplayAfter(t *testing.T) {
 		}
 		l.Close()
 		l = openLog(t, dir, noFlush)
-		if _, seqs := replayedAfter(t, l, c.epoch, c.after); !slices.Equal(seqs, c.want) {
-			t.Errorf("after %d of epoch %d: replayed %v, expected %v", c.after, c.epoch, seqs, c.want)
-		}
-		if !l.Contents().Empty() {
-			t.Errorf("after %d of epoch %d: the log is not empty", c.after, c.epoch)
+		if seqs := collected(t, l, c.epoch, c.after); !slices.Equal(seqs, c.want) {
+			t.Errorf("after %d of epoch %d: %v, expected %v", c.after, c.epoch, seqs, c.want)
 		}
 		l.Close()
 	}
 }
 
-func TestReceiveLogReplay(t *testing.T) {
+func TestReceiveLogEach(t *testing.T) {
 	dir := t.TempDir()
 	l := openLog(t, dir, noFlush)
 	if err := l.begin(4, 11); err != nil {
@@ -104,15 +102,22 @@ func TestReceiveLogReplay(t *testing.T) {
 	if want := (Contents{4, 10, 40}); l.Contents() != want {
 		t.Fatalf("holds %+v, expected %+v", l.Contents(), want)
 	}
-	if err := l.begin(5, 1); err == nil || !strings.Contains(err.Error(), "replay") {
+	if err := l.begin(5, 1); err == nil || !strings.Contains(err.Error(), "redo") {
 		t.Fatalf("a run began over operations that are needed: %v", err)
 	}
-	r, seqs := replayed(t, l)
-	if want := run(11, 40); !slices.Equal(seqs, want) || r.Epoch != 4 || r.After != 10 || r.Last != 40 {
-		t.Fatalf("replayed %+v: %v", r, seqs)
+	if seqs, want := collected(t, l, 0, 0), run(11, 40); !slices.Equal(seqs, want) {
+		t.Fatalf("holds %v", seqs)
 	}
-	if r, seqs := replayed(t, l); len(seqs) != 0 || !r.Empty() {
-		t.Fatalf("replayed again: %+v", r)
+	enough := errors.New("enough")
+	count := 0
+	if err := l.Each(0, 0, func(*Op) error { count++; return enough }); !errors.Is(err, enough) || count != 1 {
+		t.Fatalf("an error in the middle: %v after %d operations", err, count)
+	}
+	if err := l.Settle(); err != nil || !l.Contents().Empty() {
+		t.Fatalf("settled: %+v, %v", l.Contents(), err)
+	}
+	if seqs := collected(t, l, 0, 0); len(seqs) != 0 {
+		t.Fatalf("holds %v after it was settled", seqs)
 	}
 	if err := l.begin(5, 1); err != nil {
 		t.Fatal(err)
@@ -163,12 +168,17 @@ func TestReceiveLogTorn(t *testing.T) {
 			}
 			l := &ReceiveLog{dir: dir}
 			last := Seq(0)
-			c, err := l.walk(func(op *Op) {
-				if op.Seq != last+1 {
-					t.Fatalf("%s at %d: %d follows %d", what, at, op.Seq, last)
-				}
-				last = op.Seq
-			})
+			c, err := l.survey()
+			if err == nil {
+				l.found = c
+				err = l.Each(0, 0, func(op *Op) error {
+					if op.Seq != last+1 {
+						t.Fatalf("%s at %d: %d follows %d", what, at, op.Seq, last)
+					}
+					last = op.Seq
+					return nil
+				})
+			}
 			if err != nil || last < atLeast || last != c.Last || at < size && last == 12 && what != "old" && what != "cut" {
 				t.Fatalf("%s at %d of %d: up to %d, %+v, expected at least %d: %v", what, at, size, last, c, atLeast, err)
 			}
@@ -286,9 +296,9 @@ func (p *power) cut() {
 	}
 }
 
-// TestPowerCut: the second host loses power at any moment. Replay brings back a
-// run that starts where the data is durable at the latest and holds everything
-// that was committed.
+// TestPowerCut: the second host loses power at any moment. Each gives a run that
+// starts where the data is durable at the latest and holds everything that was
+// committed.
 func TestPowerCut(t *testing.T) {
 	start := rand.Uint64() >> 1
 	for i := range uint64(30) {
@@ -350,9 +360,14 @@ func TestPowerCut(t *testing.T) {
 			continue
 		}
 		next := c.After
-		re, err := l.Replay(applyFunc(func(op *Op) Result { next++; return Result{Errno: syscall.Errno(op.Seq - next)} }), 0, 0)
-		if err != nil || re.Failed != 0 || uint64(c.After) > flushed.Load() || next != c.Last || uint64(c.Last) < committed.Load() {
-			t.Fatalf("seed %d: replayed %+v to %d, flushed %d, committed %d: %v", seed, re, next, flushed.Load(), committed.Load(), err)
+		err := l.Each(0, 0, func(op *Op) error {
+			if next++; op.Seq != next {
+				return fmt.Errorf("operation %d in the place of %d", op.Seq, next)
+			}
+			return nil
+		})
+		if err != nil || uint64(c.After) > flushed.Load() || next != c.Last || uint64(c.Last) < committed.Load() {
+			t.Fatalf("seed %d: %+v to %d, flushed %d, committed %d: %v", seed, c, next, flushed.Load(), committed.Load(), err)
 		}
 		l.Close()
 	}
@@ -417,9 +432,8 @@ func TestTrim(t *testing.T) {
 	}
 	l.Close()
 	l = openLog(t, dir, noFlush)
-	r, _ := l.Replay(applyFunc(func(*Op) Result { return Result{} }), 0, 0)
-	if r.Last < seq-3 || r.After < 19 {
-		t.Errorf("after %d operations %+v is left", seq-1, r.Contents)
+	if c := l.Contents(); c.Last < seq-3 || c.After < 19 {
+		t.Errorf("after %d operations %+v is left", seq-1, c)
 	}
 	l.Close()
 }

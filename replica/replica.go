@@ -14,6 +14,7 @@ import (
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/fs"
 	"github.com/skfs/skfs/journal"
+	"github.com/skfs/skfs/reintegrate"
 )
 
 const (
@@ -146,7 +147,8 @@ func (r *Replica) record(s State) error {
 	return nil
 }
 
-// replay applies what a crash of this second has left in the receive log.
+// replay brings the data to the end of what a crash of this second has left in the
+// receive log.
 func (r *Replica) replay() error {
 	if _, err := os.Stat(r.logDir()); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -162,16 +164,35 @@ func (r *Replica) replay() error {
 	if r.state.Role != RoleSecond && r.state.Role != RoleOutdated {
 		return l.Discard() // the next reintegration brings everything
 	}
+	var sinks []reintegrate.Sink
 	for _, f := range r.trees {
 		if err := f.Tree().BuildIndex(); err != nil {
 			return err
 		}
+		sinks = append(sinks, sink{f.Tree()})
 	}
-	done, err := l.Replay(r.applier(func(*journal.Op) {}), r.state.Epoch, r.state.Seq)
+	log := func(each func(*journal.Op) error) error { return l.Each(r.state.Epoch, r.state.Seq, each) }
+	// The primary may not have on its disk what is done here.
+	if err := log(func(op *journal.Op) error { return r.notes.Note(op, false) }); err != nil {
+		return fmt.Errorf("replay the receive log: %w", err)
+	}
+	if err := r.notes.Sync(); err != nil {
+		return err
+	}
+	done, err := reintegrate.Redo(log, sinks, ordinary(r.trees))
 	if err == nil {
-		r.log("I", "nfsadmin", "replayed operations %d to %d of the receive log (%d were there already)", done.After+1, done.Last, done.Failed)
+		err = l.Settle()
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("replay the receive log: %w", err)
+	}
+	if done.Failed > 0 {
+		r.log("E", "nfsadmin", "%d operations of the receive log could not be carried out: %v", done.Failed, done.Cause)
+	}
+	if done.Last > 0 {
+		r.log("I", "nfsadmin", "replayed operations %d to %d of the receive log (%d objects were missing, %d names)", done.First, done.Last, done.Made, done.Placed)
+	}
+	return nil
 }
 
 func (r *Replica) openLog() (*journal.ReceiveLog, error) {
