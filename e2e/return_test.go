@@ -628,7 +628,8 @@ func (s *trip) copied() stats {
 	limit.files += s.extra.files
 	// What was changed in sync may not be on the disk of a host that crashed.
 	for _, r := range s.recent {
-		if s.row.both || s.row.crash && s.since.Sub(r.at) < noteLife {
+		age := s.since.Sub(r.at)
+		if age >= 0 && (s.row.both || s.row.crash && age < noteLife) {
 			limit.bytes += r.bytes + r.bytes/10
 			limit.files += r.files
 		}

@@ -333,6 +333,7 @@ func ways() []row {
 		{way{name: "the disk of SECOND full", crash: true, leave: func(s *trip) {
 			_, err := lab.Fill(s.backing(s.away))
 			s.must(err)
+			s.extra = spent{bytes: 4 << 20, files: 1}
 			s.logged(s.stays, func() { s.write("full", 4<<20) }, "Local state ALONE")
 		}, back: func(s *trip) {
 			s.must(os.Remove(filepath.Join(s.backing(s.away), ".lab-fill")))
