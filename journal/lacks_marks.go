@@ -114,7 +114,7 @@ func notesOf(op *Op, zoneSize int64, notes []note) (_ []note, born bool, err err
 	case KindSetXattr, KindRemoveXattr, KindTimes:
 		return append(notes, object(noteAttrs, op.ID)), false, nil
 	case KindFsync, KindRelease, KindSyncBegin, KindSyncDir, KindSyncHash, KindSyncAttrs, KindSyncEnd,
-		KindMark, KindCheckpoint, KindLacks:
+		KindMark, KindCheckpoint, KindLacks, KindSyncList:
 		return notes, false, nil // change nothing, or bring what the other node has
 	}
 	return notes, false, fmt.Errorf("note an operation: nothing is known of kind %v", op.Kind)

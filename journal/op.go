@@ -85,12 +85,13 @@ const (
 	KindMark       // Flags Data (of the owners of both ends): changes nothing; its ack says that all before it has arrived
 	KindCheckpoint // Flags(Checkpoint*) Data (of the owners): a step of a checkpoint: always answered
 	KindLacks      // Data: a cursor; asks for a page of what SECOND has noted: always answered
+	KindSyncList   // Flags Data (of package reintegrate): asks what SECOND has: always answered
 	kindEnd
 )
 
 var kindNames = [...]string{"invalid", "create", "tmpfile", "link", "unlink", "rmdir", "rename", "write", "setattr",
 	"setxattr", "removexattr", "fallocate", "fsync", "times", "release", "syncbegin", "syncdir", "synchash", "syncattrs",
-	"syncend", "punch", "mark", "checkpoint", "lacks"}
+	"syncend", "punch", "mark", "checkpoint", "lacks", "synclist"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) {
@@ -106,6 +107,7 @@ const FsyncDataOnly uint32 = 1
 const (
 	CheckpointBegin uint32 = iota // comes after all before it and before all after it
 	CheckpointFlush               // comes after the last CheckpointBegin, beside anything: what was before that is to be flushed
+	CheckpointCopy                // before a reintegration: SECOND records that it is not consistent
 )
 
 // Bits of Op.Valid for KindSetAttr.
@@ -147,7 +149,7 @@ type Op struct {
 // kind, not only for those that fail.
 func (k Kind) Answered() bool {
 	switch k {
-	case KindFsync, KindSyncHash, KindSyncDir, KindSyncEnd, KindCheckpoint, KindLacks:
+	case KindFsync, KindSyncHash, KindSyncDir, KindSyncEnd, KindCheckpoint, KindLacks, KindSyncList:
 		return true
 	}
 	return false

@@ -10,7 +10,7 @@ func Keys(op *Op) []FileID {
 
 func opKeys(op *Op, keys *[4]FileID) (n int) {
 	switch op.Kind {
-	case KindSyncHash, KindMark, KindCheckpoint, KindLacks: // order does not matter to them
+	case KindSyncHash, KindSyncList, KindMark, KindCheckpoint, KindLacks: // order does not matter to them
 		return 0
 	}
 	if isBarrier(op) {

@@ -359,35 +359,47 @@ func (s *Sender) report(found []mismatch) {
 // Drain waits until the peer has applied everything that was submitted before
 // the call, and returns the last of it. Outcomes up to there are settled.
 func (s *Sender) Drain(ctx context.Context) (Seq, error) {
+	last, err := s.WaitApplied(ctx)
+	if err != nil {
+		return 0, err
+	}
+	s.mu.Lock()
+	found := s.outcomes.settle(time.Now().Add(time.Hour), nil)
+	s.mu.Unlock()
+	s.report(found)
+	return last, nil
+}
+
+// WaitApplied is Drain for who changes nothing while others do: operations may be
+// under way here, so what failed on the peer may still fail alike on this node.
+func (s *Sender) WaitApplied(ctx context.Context) (Seq, error) {
 	s.mu.Lock()
 	last := s.next - 1
 	if last > s.sent {
 		s.writeQueue(last)
 	}
-	if last > s.seen.applied {
-		if s.err != nil {
-			defer s.mu.Unlock()
-			return 0, s.err
-		}
-		w := newWaiter(last)
-		s.drains.add(w)
+	if last <= s.seen.applied {
 		s.mu.Unlock()
-		select {
-		case <-w.ch:
-			if w.err != nil {
-				return 0, w.err
-			}
-		case <-ctx.Done():
-			s.mu.Lock()
-			s.drains.remove(w)
-			s.mu.Unlock()
-			return 0, fmt.Errorf("drain up to operation %d: %w", last, context.Cause(ctx))
-		}
-		s.mu.Lock()
+		return last, nil
 	}
-	found := s.outcomes.settle(time.Now().Add(time.Hour), nil)
+	if s.err != nil {
+		defer s.mu.Unlock()
+		return 0, s.err
+	}
+	w := newWaiter(last)
+	s.drains.add(w)
 	s.mu.Unlock()
-	s.report(found)
+	select {
+	case <-w.ch:
+		if w.err != nil {
+			return 0, w.err
+		}
+	case <-ctx.Done():
+		s.mu.Lock()
+		s.drains.remove(w)
+		s.mu.Unlock()
+		return 0, fmt.Errorf("drain up to operation %d: %w", last, context.Cause(ctx))
+	}
 	return last, nil
 }
 
