@@ -55,6 +55,11 @@ func (f *FS) sendTimes(o *object) {
 	}
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
+	f.sendTimesLocked(o)
+}
+
+// sendTimesLocked is sendTimes for who holds the lock of o.
+func (f *FS) sendTimesLocked(o *object) {
 	if !f.tree.cleanTimes(o) || !o.named() {
 		return
 	}
