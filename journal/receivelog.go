@@ -27,6 +27,10 @@ const maxSegments = 8
 // file system's own journal a commit at every flush.
 const spareSegments = 2
 
+// maxUnnamed is how many full segments are kept for files that came without a name
+// and have not got one yet.
+const maxUnnamed = 16
+
 // ReceiveLogOptions are the choices of a receive log.
 type ReceiveLogOptions struct {
 	// Flush makes everything durable that was applied before the call, as
@@ -79,10 +83,18 @@ type ReceiveLog struct {
 	found    Contents   // what the log holds, Last kept up by append
 
 	// Owned by whoever calls append, one at a time.
-	file logFile // the newest segment, nil if there is none
-	path string
-	size int64
-	w    *bufio.Writer
+	file    logFile // the newest segment, nil if there is none
+	path    string
+	size    int64
+	w       *bufio.Writer
+	unnamed []unnamed
+}
+
+// unnamed is a file that came without a name (KindTmpfile). A flush of the data
+// does not keep it before it has one, so the log does.
+type unnamed struct {
+	id          FileID
+	from, until Seq // until: what gave it a name or let it go; 0 if nothing has
 }
 
 type segment struct {
@@ -342,6 +354,7 @@ func (l *ReceiveLog) begin(epoch Epoch, first Seq) error {
 	if err := l.Discard(); err != nil { // segments without anything that matters
 		return err
 	}
+	l.unnamed = nil
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.found = Contents{Epoch: epoch, After: first - 1, Last: first - 1}
@@ -379,7 +392,39 @@ func (l *ReceiveLog) append(batch []*inbound, applied Seq) error {
 	l.mu.Lock()
 	l.found.Last = batch[len(batch)-1].op.Seq
 	l.mu.Unlock()
+	for _, in := range batch {
+		l.noteUnnamed(&in.op)
+	}
 	return nil
+}
+
+func (l *ReceiveLog) noteUnnamed(op *Op) {
+	switch op.Kind {
+	case KindTmpfile, KindLink, KindRelease:
+		for i := range l.unnamed {
+			if u := &l.unnamed[i]; u.id == op.ID && u.until == 0 {
+				u.until = op.Seq
+			}
+		}
+	}
+	if op.Kind == KindTmpfile {
+		l.unnamed = append(l.unnamed, unnamed{id: op.ID, from: op.Seq})
+	}
+}
+
+// kept returns up to where operations are on disk after a flush of the data that
+// begins now, when those up to applied are in it. A file that takes more log than
+// maxUnnamed segments to get its name, or never gets one, is given up: should a
+// crash come before the name does, the end of the log cannot be had.
+func (l *ReceiveLog) kept(applied Seq) Seq {
+	l.unnamed = slices.DeleteFunc(l.unnamed, func(u unnamed) bool { return u.until != 0 && u.until <= applied })
+	if len(l.old) > maxUnnamed {
+		l.unnamed = nil
+	}
+	for _, u := range l.unnamed {
+		applied = min(applied, u.from-1)
+	}
+	return applied
 }
 
 // roll begins the next segment, durably.
@@ -446,7 +491,10 @@ func (l *ReceiveLog) trim(applied Seq) {
 	for l.trimming && len(l.old) >= maxSegments {
 		l.trimmed.Wait()
 	}
-	if l.trimming || len(l.old) == 0 || l.old[0].last > applied || l.err != nil {
+	if l.trimming || len(l.old) == 0 || l.err != nil {
+		return
+	}
+	if applied = l.kept(applied); l.old[0].last > applied {
 		return
 	}
 	l.trimming = true

@@ -438,6 +438,59 @@ func TestTrim(t *testing.T) {
 	l.Close()
 }
 
+// TestTrimUnnamed: a file that came without a name stays in the log until what
+// names it is in the data, or until it has taken too much.
+func TestTrimUnnamed(t *testing.T) {
+	for _, end := range []Kind{KindLink, KindRelease, KindWrite} {
+		l := openLog(t, t.TempDir(), ReceiveLogOptions{SegmentBytes: 5000, Flush: noFlush.Flush})
+		l.begin(1, 1)
+		seq := Seq(0)
+		next := func(op Op, applied Seq) {
+			t.Helper()
+			batch := arrived(1, seq+1, seq+1, 1000)
+			seq++
+			op.Seq = seq
+			if op.Kind != KindInvalid {
+				batch[0].op, batch[0].frame = op, appendOpHead(nil, 1, 0, &op, dataCRC(op.Data))
+			}
+			if err := l.append(batch, applied); err != nil {
+				t.Fatal(err)
+			}
+			l.waitTrim()
+		}
+		for range 20 {
+			next(Op{}, seq)
+		}
+		next(Op{Kind: KindTmpfile, ID: FileID{9}}, seq)
+		from := seq
+		for range 40 {
+			next(Op{}, seq)
+			if c := l.Contents(); c.After >= from || c.After < from-10 {
+				t.Fatalf("%s: at %d it holds %+v, a file from %d on has no name", end, seq, c, from)
+			}
+		}
+		if end == KindWrite { // it never gets a name
+			for range 5 * maxUnnamed {
+				next(Op{}, seq)
+			}
+		} else {
+			next(Op{Kind: end, ID: FileID{9}, Parent: FileID{1}, Name: "n"}, seq)
+			until := seq
+			for range 10 {
+				next(Op{}, until-1)
+			}
+			if c := l.Contents(); c.After >= from {
+				t.Fatalf("%s: it holds %+v, the name at %d is not in the data", end, c, until)
+			}
+			next(Op{}, seq)
+		}
+		if c := l.Contents(); c.After < seq-10 {
+			t.Errorf("%s: at %d it still holds %+v", end, seq, c)
+		}
+		l.Close()
+	}
+}
+
 // TestNoneAcksDurable: with async="none" no watermark goes beyond what is on
 // disk, and only the first connection vouches for results.
 func TestNoneAcksDurable(t *testing.T) {
