@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -95,94 +94,6 @@ func OpenLacks(dir string, o LacksOptions) (*Lacks, error) {
 		return nil, errors.Join(fmt.Errorf("open the notes of what the peer lacks in %s: %w", dir, err), l.db.Close())
 	}
 	return l, nil
-}
-
-// load reads the store. All that is there is old.
-func (l *Lacks) load() error {
-	zoneSize := int64(0)
-	switch record, closer, err := l.db.Get(recordKey); {
-	case err == nil:
-		zoneSize, err = parseRecord(record)
-		if err = errors.Join(err, closer.Close()); err != nil {
-			return err
-		}
-	case !errors.Is(err, pebble.ErrNotFound):
-		return err
-	}
-	it, err := l.db.NewIter(nil)
-	if err != nil {
-		return err
-	}
-	old, n, err := l.scan(it, zoneSize)
-	if err = errors.Join(err, it.Close()); err != nil {
-		return err
-	}
-	if zoneSize == 0 && n > 0 {
-		return badNotes("record", "there is none, and the number of notes", n, 0)
-	}
-	if len(old) > 0 {
-		l.olds = append(l.olds, old)
-	}
-	if zoneSize == l.zoneSize {
-		return nil
-	}
-	return l.restate(old)
-}
-
-// scan reads all notes of a store with zones of that size.
-func (l *Lacks) scan(it *pebble.Iterator, zoneSize int64) (all map[FileID]*noted, n int, err error) {
-	all = map[FileID]*noted{}
-	for ok := it.First(); ok; ok = it.Next() {
-		if slices.Equal(it.Key(), recordKey) {
-			continue
-		}
-		generation, note, err := parseNoteKey(it.Key())
-		if err != nil {
-			return nil, n, err
-		}
-		if n++; zoneSize > 0 {
-			note = note.rescaled(zoneSize, l.zoneSize)
-		}
-		o := all[note.id]
-		if o == nil {
-			o = &noted{tree: note.tree, hard: noMarks()}
-			all[note.id] = o
-		}
-		if o.tree != note.tree {
-			return nil, n, badNotes(fmt.Sprintf("key %x", it.Key()), "tree", note.tree, o.tree)
-		}
-		o.hard.add(&note)
-		l.generation = max(l.generation, generation+1)
-	}
-	return all, n, it.Error()
-}
-
-// restate writes the record, and all notes anew, in one step.
-func (l *Lacks) restate(all map[FileID]*noted) error {
-	b := l.batch()
-	l.b.pending = nil
-	err := b.DeleteRange([]byte{notePrefix}, []byte{noteEnd}, nil)
-	var key []byte
-	for id, o := range all {
-		lack := Lack{Tail: NoTail}
-		o.addTo(&lack)
-		for _, n := range lack.appendNotes(o.tree, id, nil) {
-			key = appendNoteKey(key[:0], l.generation-1, &n)
-			err = errors.Join(err, b.Set(key, nil, nil))
-		}
-	}
-	if err = errors.Join(err, b.Set(recordKey, appendRecord(nil, l.zoneSize), nil)); err != nil {
-		return err
-	}
-	return l.apply(b, true)
-}
-
-// addTo adds all that is noted to what the peer may lack.
-func (o *noted) addTo(l *Lack) {
-	o.hard.addTo(l)
-	if o.soft != nil {
-		o.soft.addTo(l)
-	}
 }
 
 // Note notes what op is about to change, on disk if durable is set when it
@@ -359,7 +270,7 @@ func (l *Lacks) Know() error {
 	l.away = false
 	// In pieces, so that the calls of applications need not wait for all of it.
 	// What is left in born is as good as noted until Know returns.
-	const piece = 4096
+	const piece = 1024
 	var last uint64
 	n := 0
 	for id, tree := range l.born {
@@ -375,7 +286,7 @@ func (l *Lacks) Know() error {
 			}
 		}
 	}
-	clear(l.born)
+	l.born = map[FileID]uint8{} // a map does not shrink
 	return l.settle(last, true)
 }
 
@@ -458,105 +369,6 @@ func (l *Lacks) remove(end []byte) error {
 		return l.failed()
 	}
 	return l.settle(in, false)
-}
-
-// Get says what the peer may lack of an object, all notes together. It does not
-// know of objects that were born.
-func (l *Lacks) Get(id FileID) (Lack, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	lack := Lack{Tail: NoTail}
-	for _, old := range l.olds {
-		if o := old[id]; o != nil {
-			o.addTo(&lack)
-		}
-	}
-	if o := l.cur[id]; o != nil {
-		o.addTo(&lack)
-	}
-	return lack, !lack.Empty()
-}
-
-// Each calls f for every object of which the peer may lack anything now, in no
-// order, until f returns an error. Objects that were born are not among them.
-// f may take its time and call whatever it likes: notes go on meanwhile, and
-// those of objects that f has not seen yet may be part of what it sees.
-func (l *Lacks) Each(f func(tree uint8, id FileID, lack Lack) error) error {
-	l.mu.Lock()
-	if err := l.failed(); err != nil {
-		l.mu.Unlock()
-		return err
-	}
-	generations := append(slices.Clone(l.olds), l.cur)
-	for i, g := range generations {
-	objects:
-		for id, o := range g { // f runs in between: cur may grow, which a range over a map allows for
-			for _, before := range generations[:i] {
-				if before[id] != nil {
-					continue objects
-				}
-			}
-			lack := Lack{Tail: NoTail}
-			for _, same := range generations[i:] {
-				if o := same[id]; o != nil {
-					o.addTo(&lack)
-				}
-			}
-			if lack.Empty() { // its first note failed
-				continue
-			}
-			l.mu.Unlock()
-			if err := f(o.tree, id, lack); err != nil {
-				return err
-			}
-			l.mu.Lock()
-		}
-	}
-	l.mu.Unlock()
-	return nil
-}
-
-// LacksStats counts what the peer may lack.
-type LacksStats struct {
-	Objects     int   // with any note
-	Directories int   // with Names
-	Files       int   // with Zones or a Tail
-	Wholes      int   // noted as Whole
-	Born        int   // known to this node only, and led to by the directories
-	Zones       int64 // noted one by one
-	Tails       int   // files that are noted from some zone on, which counts as one
-	Bytes       int64 // Zones and Tails times the size of a zone: about what there is to compare
-}
-
-// Stats counts. It looks at every note: call it seldom.
-func (l *Lacks) Stats() LacksStats {
-	var s LacksStats
-	// The only error is that of the store, and what is in memory counts no less.
-	l.Each(func(_ uint8, _ FileID, lack Lack) error {
-		s.Objects++
-		if lack.Names {
-			s.Directories++
-		}
-		if lack.Whole {
-			s.Wholes++
-			return nil
-		}
-		if lack.HasData() {
-			s.Files++
-		}
-		if lack.Tail >= 0 {
-			s.Tails++
-		}
-		if lack.Zones != nil {
-			s.Zones += int64(lack.Zones.GetCardinality())
-		}
-		return nil
-	})
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	s.Born = len(l.born)
-	s.Bytes = mulClamped(s.Zones+int64(s.Tails), l.zoneSize)
-	return s
 }
 
 // Close waits for the notes that are being made, and puts all on disk. Calling

@@ -18,7 +18,7 @@ import (
 
 // request is one line of a client.
 type request struct {
-	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop quarantines events
+	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop diff quarantines events
 	Epoch  uint64        `json:"epoch,omitempty"`
 	Force  Force         `json:"force,omitempty"`
 	Addr   string        `json:"addr,omitempty"`
@@ -31,6 +31,7 @@ type response struct {
 	Error  string  `json:"error,omitempty"`
 	Code   string  `json:"code,omitempty"` // of the errors that clients tell apart
 	Status *Status `json:"status,omitempty"`
+	Diff   *Diff   `json:"diff,omitempty"`
 }
 
 var errorCodes = map[string]error{
@@ -108,7 +109,7 @@ func (r *Replica) Status() Status {
 	if r.follow != nil {
 		s.Connected, s.Follow = r.follow.joined.Load(), r.follow.did
 	}
-	s.Noted = r.notes.Stats().Objects
+	s.Noted = r.notes.Len()
 	s.Frozen = r.prim && r.gate.Frozen()
 	return s
 }
@@ -241,6 +242,10 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 		s := r.Status()
 		resp.Status = &s
 		return nil
+	case "diff":
+		d, err := r.Diff()
+		resp.Diff = &d
+		return err
 	case "promote":
 		return r.Promote(ctx, req.Epoch, req.Force)
 	case "alone":
@@ -258,7 +263,7 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 	case "stop":
 		return r.Stop(ctx, req.Clean)
 	}
-	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop, quarantines or events", req.Method)
+	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop, diff, quarantines or events", req.Method)
 }
 
 // serveEvents streams events to the one client that listens.

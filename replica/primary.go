@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,40 +18,49 @@ import (
 	"github.com/skfs/skfs/reintegrate"
 )
 
-// markSynced is Op.Flags of the KindMark that tells the second that its data is
-// the primary's. Data is a summary in JSON.
-const markSynced = 1
+// Op.Flags of KindMark; see also markCheckpointed.
+const (
+	markSynced = 1 // the second's data is the primary's; Data is a summary in JSON
+	markLearn  = 3 // Data: directories of Tree with notes
+)
 
 // greeting is the payload of a Hello: what the second has.
 type greeting struct {
-	Role  Role          `json:"role"`
+	View  journal.View  `json:"view"`
 	Epoch journal.Epoch `json:"epoch"`
-	Seq   journal.Seq   `json:"seq"`
+	Aside bool          `json:"aside"`          // what only the second has is kept aside
 	Full  bool          `json:"full"`           // asked for by `second fullsync`
 	Since time.Time     `json:"since,omitzero"` // asked for by `secondforce -d`
 }
 
 // plan is the payload of a Welcome: what is going to happen.
 type plan struct {
-	Copy  bool          `json:"copy"` // a reintegration; otherwise nothing is missing
-	First journal.Seq   `json:"first"`
-	Async journal.Async `json:"async"`
+	Copy  journal.Copy `json:"copy"`
+	Split bool         `json:"split"` // what is replaced on the second stays aside
+	// The primary's, with a checkpoint that is on its disk and new for this join.
+	Standing journal.Standing `json:"standing"`
+	First    journal.Seq      `json:"first"`
+	Async    journal.Async    `json:"async"`
 }
 
 // summary tells the second what was copied.
 type summary struct {
-	Copied bool              `json:"copied"`
-	Stats  reintegrate.Stats `json:"stats"`
+	Copied   bool              `json:"copied"`
+	Stats    reintegrate.Stats `json:"stats"`
+	Standing journal.Standing  `json:"standing"` // the primary's, with a checkpoint that is on its disk
 }
 
 // primaryLink is the stream to a second that was accepted.
 type primaryLink struct {
-	node   string
-	sender *journal.Sender
-	pass   *reintegrate.Pass
-	passed chan struct{} // closed when pass has ended; nil without one
-	synced atomic.Bool   // the second is being told that its data is the primary's; set under Replica.mu
-	wrong  chan difference
+	node    string
+	second  journal.Standing // as it joined
+	sender  *journal.Sender
+	pass    *reintegrate.Pass
+	mark    uint64           // notes from before the pass, or from before it joined without one
+	offered journal.Standing // what it records
+	passed  chan struct{}    // closed when pass has ended; nil without one
+	synced  atomic.Bool      // the second is being told that its data is the primary's; set under Replica.mu
+	wrong   chan difference
 }
 
 // failure is why the stream has ended. l may be nil.
@@ -118,7 +128,7 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 	r.joins.Lock()
 	defer r.joins.Unlock()
 	r.mu.Lock()
-	prim, state, base, old := r.prim && !r.turns, r.state, r.base, r.link
+	prim, state, old := r.prim && !r.turns, r.state, r.link
 	r.mu.Unlock()
 	switch {
 	case !prim:
@@ -136,14 +146,33 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 		r.mu.Lock()
 		r.noteEnd(old)
 		r.mu.Unlock()
-	} else if !g.Full && g.Since.IsZero() && g.Role == RoleClean && base == (State{RoleClean, g.Epoch, g.Seq}) && r.admitClean(ctx, req, state.Epoch) {
+	}
+	r.mu.Lock()
+	v := r.decide(&g)
+	r.mu.Unlock()
+	switch {
+	case v.Copy == journal.Refuse:
+		req.Refuse(v.Reason)
+		return errors.New(v.Reason)
+	case v.SplitBrain && !g.Aside:
+		r.log("E", "reintegre", splitBrainLine+"%s: node %s is synchronized again", v.Reason, req.Node)
+		req.Refuse(asideFirst)
 		return nil
 	}
-	return r.admitCopy(ctx, req, state.Epoch)
+	if err := r.notes.Know(); err != nil { // before the second hears of anything
+		return err
+	}
+	if v.Copy == journal.CopyNothing {
+		if r.admitClean(ctx, req, state.Epoch, g.View.Standing) {
+			return nil
+		}
+		v.Copy = journal.CopyDelta // something was changed meanwhile
+	}
+	return r.admitCopy(ctx, req, state.Epoch, g.View.Standing, v)
 }
 
 // newLink welcomes the second with plan p.
-func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, p plan) (*primaryLink, error) {
+func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second journal.Standing, p plan) (*primaryLink, error) {
 	r.mu.Lock()
 	p.First = r.seq + 1
 	r.mu.Unlock()
@@ -156,7 +185,7 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, p plan) (*p
 	if err != nil {
 		return nil, err
 	}
-	l := &primaryLink{node: req.Node, wrong: make(chan difference, 1024)}
+	l := &primaryLink{node: req.Node, second: second, wrong: make(chan difference, 1024)}
 	l.sender = journal.NewSender(link, journal.SenderOptions{
 		Epoch: epoch, First: p.First, Async: p.Async, LockTimeout: r.cfg.RFS.LockTimeout, SendTimeout: r.cfg.RFS.SendTimeout,
 		Mismatch: func(op *journal.Op, local, remote syscall.Errno) {
@@ -173,11 +202,16 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, p plan) (*p
 
 // admitClean accepts a second that lacks nothing, unless something was changed
 // meanwhile.
-func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch journal.Epoch) bool {
+func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch journal.Epoch, second journal.Standing) bool {
+	offered, err := r.offer(second)
+	if err != nil {
+		r.log("I", "nfsadmin", "%v", err)
+		return false
+	}
 	var l *primaryLink
 	ok := r.gate.JoinClean(func() fs.Stream {
 		var err error
-		if l, err = r.newLink(req, epoch, plan{}); err != nil {
+		if l, err = r.newLink(req, epoch, second, plan{Copy: journal.CopyNothing, Standing: offered}); err != nil {
 			r.log("I", "nfsadmin", "%v", err)
 			return nil
 		}
@@ -188,6 +222,7 @@ func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch jo
 			return nil
 		}
 		r.link = l
+		l.mark, l.offered = r.notes.Rotate(), offered
 		return l.sender
 	})
 	if !ok {
@@ -198,38 +233,42 @@ func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch jo
 	return true
 }
 
-// admitCopy accepts a second that is to be brought up to date.
-func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch journal.Epoch) error {
-	l, err := r.newLink(req, epoch, plan{Copy: true})
+// admitCopy accepts a second that is to be brought up to date as v says.
+func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch journal.Epoch, second journal.Standing, v journal.Verdict) error {
+	if err := r.readyToCopy(second, v); err != nil {
+		return err
+	}
+	l, err := r.newLink(req, epoch, second, plan{Copy: v.Copy, Split: v.SplitBrain})
 	if err != nil {
 		return err
 	}
-	// The second receives only after it has recorded that its data is not
-	// consistent any more: from here on it cannot be promoted.
-	if err := l.sender.Commit(&journal.Op{Kind: journal.KindMark}); err != nil {
-		l.sender.Close(err)
-		return err
-	}
+	r.log("I", "reintegre", "node %s is synchronized: %s copy: %s", req.Node, v.Copy, v.Reason)
 	r.mu.Lock()
 	before := r.passed
 	r.mu.Unlock()
 	if before != nil { // it still reads the trees and their index
 		<-before
 	}
+	err = r.exchangeNotes(l, second, v)
+	if err == nil {
+		err = r.beginCopy(l)
+	}
+	if err != nil {
+		l.sender.Close(err)
+		return err
+	}
 	var sources []reintegrate.Source
 	for _, f := range r.trees {
 		sources = append(sources, source{f.Tree()})
 	}
-	rfs := r.cfg.RFS
-	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), reintegrate.Options{
-		Workers: rfs.NbRei, ZoneSize: rfs.ZoneSize, Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,
-		Logf: func(format string, args ...any) { r.log("I", "reintegre", format, args...) },
-	})
+	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), r.passOptions(v))
 	l.passed = make(chan struct{})
 	r.mu.Lock()
 	err = r.mayJoin(epoch)
 	if err == nil {
-		err = r.record(State{Role: RoleAlone, Epoch: epoch})
+		s := r.state
+		s.Role, s.Seq = RoleAlone, 0
+		err = r.record(s)
 	}
 	if err != nil {
 		r.mu.Unlock()
@@ -242,6 +281,131 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch)})
 	r.wg.Go(func() { r.serve(ctx, l, epoch) })
 	return nil
+}
+
+// readyToCopy prepares the record, the notes and the index for a copy.
+func (r *Replica) readyToCopy(second journal.Standing, v journal.Verdict) error {
+	r.mu.Lock()
+	s, err := r.secure()
+	if err == nil {
+		if v.Renew && (s.Current == 0 || s.Shared || !r.minted) {
+			s.Standing, r.minted = s.Mint(journal.NewGeneration()), true
+		}
+		err = r.record(s)
+	}
+	n := s.Next(second)
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	if err := r.settle(n, now()); err != nil {
+		r.suspect(false, err) // R13
+		return err
+	}
+	r.notes.on.Store(true)
+	if v.Copy != journal.CopyDelta {
+		return nil
+	}
+	for _, f := range r.trees {
+		if err := f.Tree().BuildIndex(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// notesPage bounds what one answer carries of the second's notes, bytes.
+const notesPage = 64 << 10
+
+// exchangeNotes makes the notes of the second part of this host's, on disk: what
+// it has and this host lacks differs as well. It tells the second in which
+// directories there is something to be found.
+func (r *Replica) exchangeNotes(l *primaryLink, second journal.Standing, v journal.Verdict) error {
+	if v.Copy != journal.CopyDelta {
+		return nil
+	}
+	var cursor []byte
+	for {
+		p, err := l.sender.Start(&journal.Op{Kind: journal.KindLacks, Data: cursor})
+		if err != nil {
+			return err
+		}
+		res, err := p.Result()
+		if err != nil {
+			return err
+		}
+		if res.Errno != 0 {
+			return fmt.Errorf("notes of the second node: %w", res.Errno)
+		}
+		var page lacksPage
+		if err := json.Unmarshal(res.Data, &page); err != nil {
+			return fmt.Errorf("notes of the second node: %w", err)
+		}
+		if err := r.notes.Merge(page.Page); err != nil {
+			return fmt.Errorf("notes of the second node: %w", err)
+		}
+		if cursor = page.Next; cursor == nil {
+			break
+		}
+	}
+	if err := r.notes.Sync(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	s := r.state
+	s.Standing = s.Merged(second)
+	err := r.record(s)
+	relearn := r.relearn
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	dirs, err := r.notes.notedDirs()
+	if err != nil {
+		return err
+	}
+	for tree, ids := range dirs {
+		if relearn {
+			if err := learn(r.trees[tree].Tree(), ids); err != nil {
+				return err
+			}
+		}
+		for len(ids) > 0 {
+			n := min(len(ids), notesPage/len(journal.FileID{}))
+			var data []byte
+			for _, id := range ids[:n] {
+				data = append(data, id[:]...)
+			}
+			if err := l.sender.Post(&journal.Op{Kind: journal.KindMark, Flags: markLearn, Tree: tree, Data: data}); err != nil {
+				return err
+			}
+			ids = ids[n:]
+		}
+	}
+	return nil
+}
+
+// beginCopy returns when the second has recorded that its data is not consistent
+// any more: from here on it cannot be promoted.
+func (r *Replica) beginCopy(l *primaryLink) error {
+	r.mu.Lock()
+	n := r.state.Checkpoint
+	r.mu.Unlock()
+	p, err := l.sender.Start(&journal.Op{Kind: journal.KindCheckpoint, Flags: journal.CheckpointCopy, Data: binary.LittleEndian.AppendUint64(nil, n)})
+	if err != nil {
+		return err
+	}
+	res, err := p.Result()
+	if err == nil && res.Errno != 0 {
+		err = fmt.Errorf("begin the copy: on the second node: %w", res.Errno)
+	}
+	return err
+}
+
+// lacksPage answers KindLacks.
+type lacksPage struct {
+	Page []byte `json:"page"`
+	Next []byte `json:"next"` // nil: that was all
 }
 
 // mayJoin returns why a second that was welcomed in epoch may not join now. mu is
@@ -265,6 +429,11 @@ func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch
 			return
 		}
 		r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch)})
+		up.Go(func() {
+			if err := r.checkpoints(ctx, l); err != nil {
+				l.sender.Close(err)
+			}
+		})
 		select {
 		case d := <-l.wrong:
 			l.sender.Close(d)
@@ -283,6 +452,9 @@ func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch
 func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 	var sum summary
 	if l.pass != nil {
+		// What was under way when the second joined is carried out now: its notes
+		// are there for the pass to see, and it is in what the pass reads.
+		r.gate.Quiet(func() { l.mark = r.notes.Rotate() })
 		mended := make(chan struct{})
 		stop := make(chan struct{})
 		go func() { // what ends differently during the pass is passed again
@@ -314,7 +486,10 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		if err != nil {
 			return err
 		}
-		sum = summary{Copied: true, Stats: stats}
+		if l.offered, err = r.offer(l.second); err != nil {
+			return err
+		}
+		sum = summary{Copied: true, Stats: stats, Standing: l.offered}
 	}
 	if err := r.connected(l); err != nil {
 		return err
@@ -329,8 +504,45 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 	if err := l.sender.Commit(&journal.Op{Kind: journal.KindMark, Flags: markSynced, Data: data}); err != nil {
 		return err
 	}
-	_, err = l.sender.Drain(ctx)
-	return err
+	if _, err = l.sender.Drain(ctx); err != nil {
+		return err
+	}
+	return r.met(l.mark, l.offered.Checkpoint)
+}
+
+// offer makes the data of this host durable, so that a second that has it all has
+// nothing that this host could lose, and returns what that second is to record.
+func (r *Replica) offer(second journal.Standing) (journal.Standing, error) {
+	r.mu.Lock()
+	n, at := r.state.Next(second), now()
+	r.mu.Unlock()
+	if err := r.stamp(n); err != nil {
+		return journal.Standing{}, err
+	}
+	if err := r.syncTrees(); err != nil {
+		r.suspect(false, err) // R13
+		return journal.Standing{}, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	s.Standing = s.Offered(n, at)
+	return s.Standing, r.record(s)
+}
+
+// met drops the notes from before the pass, after the second has recorded that its
+// data is this host's as of checkpoint n.
+func (r *Replica) met(mark, n uint64) error {
+	r.mu.Lock()
+	s := r.state
+	s.Standing = s.Met(n)
+	err := r.record(s)
+	r.relearn = false
+	r.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return r.notes.Clear(mark)
 }
 
 // connected records that this primary is not surely the newest any more, unless
@@ -341,7 +553,9 @@ func (r *Replica) connected(l *primaryLink) error {
 	if r.link != l || r.turns && l.copying() {
 		return errors.New("another role or another second came before the end of the synchronisation")
 	}
-	if err := r.record(State{Role: RoleConnected, Epoch: r.state.Epoch}); err != nil {
+	s := r.state
+	s.Role, s.Seq = RoleConnected, 0
+	if err := r.record(s); err != nil {
 		return err
 	}
 	l.synced.Store(true)
@@ -361,6 +575,7 @@ func (r *Replica) lost(l *primaryLink, epoch journal.Epoch) {
 		// The second has recorded that it is not consistent: nothing to wait for.
 		r.link = nil
 		r.noteEnd(l)
+		r.notes.Unknow()
 		r.gate.Release()
 	}
 	r.mu.Unlock()

@@ -31,6 +31,8 @@ type Config struct {
 	Socket   string   // control socket
 	StateDir string   // SAFEVAR/modules/AM
 	Degraded bool     // serve the data here, never replicate (§5.6 of the guide)
+
+	CheckpointEvery time.Duration // default 10 s
 }
 
 // Refusals of Promote.
@@ -60,21 +62,25 @@ type Replica struct {
 	gate   *fs.Gate
 	trees  []*fs.FS
 	events *hub
+	notes  *notes
 
 	cmd   sync.Mutex
 	joins sync.Mutex
 
-	mu     sync.Mutex
-	state  State // as on disk
-	prim   bool  // the gate is open
-	turns  bool  // Promote or Demote is under way: no second is admitted
-	synced bool  // second: the data is the primary's, and nothing has said otherwise since
-	base   State // primary: what a peer has that lacks nothing (RoleClean), if nothing was changed since
-	seq    journal.Seq
-	link   *primaryLink  // primary: the stream to the second, nil if none was accepted
-	passed chan struct{} // closed when the last pass that was begun has ended; nil: none
-	follow *follower     // second
-	ended  bool
+	mu      sync.Mutex
+	state   State // as on disk
+	prim    bool  // the gate is open
+	turns   bool  // Promote or Demote is under way: no second is admitted
+	synced  bool  // second: the data is the primary's, and nothing has said otherwise since
+	base    State // primary: what a peer has that lacks nothing (RoleClean), if nothing was changed since
+	seq     journal.Seq
+	forced  bool          // primary: by `prim` or `primforce`
+	minted  bool          // primary: Current is of this reign
+	relearn bool          // a crash may have taken entries from the index since the last checkpoint
+	link    *primaryLink  // primary: the stream to the second, nil if none was accepted
+	passed  chan struct{} // closed when the last pass that was begun has ended; nil: none
+	follow  *follower     // second
+	ended   bool
 
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup
@@ -102,7 +108,11 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if r.state, err = loadState(r.statePath()); err != nil {
 		return err
 	}
-	r.gate.Suspect = r.suspect
+	if r.notes, err = openNotes(&cfg, r.state); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.notes.Close()) }()
+	r.gate.Suspect, r.gate.Notes, r.gate.FirstChange = r.suspect, r.notes, r.firstChange
 	if r.trees, err = openTrees(cfg.RFS, r.gate, filepath.Join(cfg.StateDir, "index")); err != nil {
 		return err
 	}
@@ -111,6 +121,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 			r.log("E", "nfsadmin", "%s is in use: its users get errors from now on", dir)
 		}))
 	}()
+	if err := r.awaken(); err != nil {
+		return err
+	}
 	if err := r.replay(); err != nil {
 		return err
 	}
@@ -210,7 +223,7 @@ func (r *Replica) syncTrees() error {
 }
 
 func (r *Replica) applier(mark func(*journal.Op)) *applier {
-	return newApplier(r.trees, mark, func(tree int) {
+	return newApplier(r.trees, r.notes, mark, func(tree int) {
 		r.log("E", "reintegre", "Updating directory tree from %s", r.trees[tree].Tree().Dir())
 	}, func(err error) { // whatever becomes of the primary
 		if oerr := r.Outdate(context.Background(), r.epoch()); oerr != nil {
@@ -323,9 +336,18 @@ func (r *Replica) reign(epoch uint64, force Force, f *follower) error {
 	if r.synced {
 		base = State{Role: RoleClean, Epoch: r.state.Epoch, Seq: f.applied()}
 	}
-	if err := r.record(State{Role: RoleConnected, Epoch: journal.Epoch(epoch)}); err != nil {
+	s, err := r.secure()
+	if err != nil {
 		return err
 	}
+	if !s.Consistent() {
+		s.Strange = true // primforce: it is no generation's
+	}
+	s.Role, s.Epoch, s.Seq = RoleConnected, journal.Epoch(epoch), 0
+	if err := r.record(s); err != nil {
+		return err
+	}
+	r.forced, r.minted = force >= ForcePrim, false
 	r.base, r.follow, r.synced, r.prim, r.turns, r.seq = base, nil, false, true, true, 0
 	return nil
 }
@@ -356,13 +378,20 @@ func (r *Replica) Alone(_ context.Context, epoch uint64) error {
 	if !r.prim || r.link != l {
 		return nil
 	}
-	if err := r.record(State{Role: RoleAlone, Epoch: r.state.Epoch}); err != nil {
+	// From now on the notes are on disk: those of changes in sync, too.
+	s, err := r.secure()
+	if err != nil {
+		return err
+	}
+	s.Role, s.Seq = RoleAlone, 0
+	if err := r.record(s); err != nil {
 		return err
 	}
 	if l != nil {
 		r.noteEnd(l)
 	}
 	r.link = nil
+	r.notes.Unknow()
 	r.gate.Release()
 	return nil
 }
@@ -403,7 +432,10 @@ func (r *Replica) Outdate(_ context.Context, epoch uint64) error {
 	if r.state.Role == RoleSyncing {
 		return nil
 	}
-	s := r.state
+	s, err := r.secure()
+	if err != nil {
+		return err
+	}
 	s.Role = RoleOutdated
 	return r.record(s)
 }
@@ -445,10 +477,15 @@ func (r *Replica) Demote(ctx context.Context) error {
 			if err := r.syncTrees(); err != nil { // a power cut must not make the record a lie
 				return err
 			}
-			next = State{Role: RoleClean, Epoch: next.Epoch, Seq: seq}
+			next.Role, next.Seq = RoleClean, seq
 		}
 		r.mu.Lock()
 		defer r.mu.Unlock()
+		secured, err := r.secure()
+		if err != nil {
+			return err
+		}
+		next.Standing = secured.Standing
 		if err := r.record(next); err != nil {
 			return err
 		}
@@ -513,7 +550,12 @@ func (r *Replica) stopClean(ctx context.Context) error {
 		return nil
 	}
 	r.synced, r.follow = false, nil
-	return r.record(State{Role: RoleClean, Epoch: r.state.Epoch, Seq: f.applied()})
+	s, err := r.secure()
+	if err != nil {
+		return err
+	}
+	s.Role, s.Seq = RoleClean, f.applied()
+	return r.record(s)
 }
 
 // closeLinks ends the streams without a word about the data.

@@ -55,6 +55,7 @@ func newHost(t *testing.T, name, addr string, async conf.Async, prepare ...func(
 	t.Cleanup(func() { h.backing.Close() })
 	h.cfg = Config{
 		Module: "test", Node: name, Listen: []string{addr}, Socket: filepath.Join(state, "replica.sock"), StateDir: state,
+		CheckpointEvery: 100 * time.Millisecond,
 		RFS: &conf.RFS{Async: async, LockTimeout: 20 * time.Second, SendTimeout: 20 * time.Second, NbRemConn: 1, NbRei: 3,
 			ZoneSize: 8 << 20, Replicated: []conf.Replicated{{Dir: h.dir, ReadOnly: true}}},
 	}

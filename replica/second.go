@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/skfs/skfs/fs"
 	"github.com/skfs/skfs/journal"
 	"github.com/skfs/skfs/reintegrate"
 )
@@ -18,17 +20,24 @@ const retryInterval = 300 * time.Millisecond
 
 // follower keeps this second joined to a primary.
 type follower struct {
-	r      *Replica
-	addr   string
-	opts   FollowOptions
-	joined atomic.Bool
-	recv   atomic.Pointer[journal.Receiver] // of the session
-	void   bool                             // under Replica.mu: outdated, nothing of it counts any more
-	did    FollowOptions                    // under Replica.mu: what the synchronisation that ended last was asked for
-	stop   context.CancelFunc
-	done   chan struct{}
-	fatal  error       // why it ended for good; after done
-	last   journal.Seq // the last operation in the data; after done
+	r       *Replica
+	addr    string
+	opts    FollowOptions
+	joined  atomic.Bool
+	plan    plan                             // of the session, before it begins
+	epoch   journal.Epoch                    // of the session
+	recv    atomic.Pointer[journal.Receiver] // of the session
+	begun   atomic.Int64                     // when the last checkpoint began, Unix nanoseconds
+	rotated atomic.Uint64                    // notes from before it
+	atJoin  uint64                           // notes from before the session
+	noted   sync.Mutex
+	dirs    map[uint8][]journal.FileID // under noted: to be learned before the pass begins
+	void    bool                       // under Replica.mu: outdated, nothing of it counts any more
+	did     FollowOptions              // under Replica.mu: what the synchronisation that ended last was asked for
+	stop    context.CancelFunc
+	done    chan struct{}
+	fatal   error       // why it ended for good; after done
+	last    journal.Seq // the last operation in the data; after done
 }
 
 // FollowOptions say what a second that joins takes from the primary.
@@ -142,9 +151,13 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 		}
 	}
 	r.mu.Lock()
-	state := r.state
+	state, view := r.state, r.view()
 	r.mu.Unlock()
-	payload, err := json.Marshal(greeting{Role: state.Role, Epoch: state.Epoch, Seq: state.Seq, Full: f.opts.Full, Since: f.opts.Since})
+	aside, err := r.asideOpen()
+	if err != nil {
+		return false, err
+	}
+	payload, err := json.Marshal(greeting{View: view, Epoch: state.Epoch, Aside: aside, Full: f.opts.Full, Since: f.opts.Since})
 	if err != nil {
 		return false, err
 	}
@@ -155,6 +168,9 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 	}
 	link, welcome, err := journal.Join(ctx, dial,
 		journal.Hello{Module: r.cfg.Module, Node: r.cfg.Node, Epoch: state.Epoch, Payload: payload}, max(r.cfg.RFS.NbRemConn, 1))
+	if refused := new(journal.RefusedError); errors.As(err, &refused) && refused.Reason == asideFirst {
+		return false, r.keepAside(welcome.Epoch, f.addr)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -163,22 +179,16 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 		link.Close()
 		return false, fmt.Errorf("welcome of the primary: %w: do both nodes run the same version?", err)
 	}
-	if p.Copy {
-		r.mu.Lock()
-		if f.void { // before anything has changed
-			r.mu.Unlock()
-			link.Close()
-			return false, context.Canceled
-		}
-		err = r.record(State{Role: RoleSyncing, Epoch: welcome.Epoch})
-		r.synced = false
-		r.mu.Unlock()
-		if err != nil {
+	if p.Copy == journal.CopyNothing {
+		if err := f.follows(welcome.Epoch, p.Standing); err != nil {
 			link.Close()
 			f.fatal = err
 			return false, err
 		}
 	}
+	f.plan, f.epoch, f.dirs = p, welcome.Epoch, map[uint8][]journal.FileID{}
+	r.notes.on.Store(true)
+	f.atJoin = r.notes.Rotate()
 	opts := journal.ReceiverOptions{Epoch: welcome.Epoch, First: p.First, Async: p.Async}
 	if p.Async == journal.AsyncNone {
 		if opts.Log, err = r.openLog(); err != nil {
@@ -188,7 +198,9 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 		}
 		defer opts.Log.Close()
 	}
-	recv := journal.NewReceiver(link, r.applier(func(op *journal.Op) { f.mark(op, welcome.Epoch) }), opts)
+	apply := r.applier(func(op *journal.Op) { f.mark(op, welcome.Epoch) })
+	apply.control, apply.beginning = f.control, f.learn
+	recv := journal.NewReceiver(link, apply, opts)
 	f.recv.Store(recv)
 	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(welcome.Epoch)})
 	f.joined.Store(true)
@@ -206,25 +218,108 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 	return true, fmt.Errorf("the stream from the primary ended: %w", err)
 }
 
-// mark is called for KindMark: the primary says that the data is in sync.
-func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
-	if op.Flags&markSynced == 0 {
-		return
+// control carries out what is not a change of the data.
+func (f *follower) control(op *journal.Op) ([]byte, error) {
+	if op.Kind == journal.KindCheckpoint {
+		return nil, f.onCheckpoint(op)
 	}
+	page, next, err := f.r.notes.Page(op.Data, notesPage)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(lacksPage{page, next})
+}
+
+// follows records that this second, which lacks nothing, follows from here on.
+func (f *follower) follows(epoch journal.Epoch, primary journal.Standing) error {
+	r := f.r
+	if err := r.adopt(primary.Checkpoint); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	s.Role, s.Epoch, s.Seq = RoleSecond, epoch, 0
+	s.Standing = s.Adopted(primary, primary.Checkpoint, now())
+	if err := r.record(s); err != nil {
+		return err
+	}
+	return r.notes.Clear(r.notes.Rotate())
+}
+
+// beginCopy records that the data is not consistent any more. n is the checkpoint
+// of the primary that is new for this copy.
+func (f *follower) beginCopy(n uint64) error {
+	r := f.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if f.void { // before anything has changed
+		return context.Canceled
+	}
+	s, err := r.secure()
+	if err != nil {
+		return err
+	}
+	s.Role, s.Epoch, s.Seq, s.Standing = RoleSyncing, f.epoch, 0, s.Begun(f.plan.Copy, n)
+	r.synced = false
+	return r.record(s)
+}
+
+// learn prepares the index of a tree for a pass.
+func (f *follower) learn(tree uint8) error {
+	f.noted.Lock()
+	dirs := f.dirs[tree]
+	delete(f.dirs, tree)
+	f.noted.Unlock()
+	f.r.mu.Lock()
+	relearn := f.r.relearn
+	f.r.mu.Unlock()
+	if !relearn {
+		return nil
+	}
+	return learn(f.r.trees[tree].Tree(), dirs)
+}
+
+// mark is called for KindMark.
+func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
+	switch op.Flags {
+	case markSynced:
+		f.inSync(op, epoch)
+	case markLearn:
+		f.noted.Lock()
+		defer f.noted.Unlock()
+		for ids := op.Data; len(ids) >= len(journal.FileID{}); ids = ids[len(journal.FileID{}):] {
+			f.dirs[op.Tree] = append(f.dirs[op.Tree], journal.FileID(ids[:len(journal.FileID{})]))
+		}
+	case markCheckpointed:
+		if err := f.checkpointed(op); err != nil {
+			f.r.events.send(Event{Kind: EventFailed, Epoch: uint64(epoch), Text: err.Error()})
+		}
+	}
+}
+
+// inSync is told by the primary that the data is in sync.
+func (f *follower) inSync(op *journal.Op, epoch journal.Epoch) {
 	r := f.r
 	var s summary
 	copied := json.Unmarshal(op.Data, &s) == nil && s.Copied
-	state := State{Role: RoleSecond, Epoch: epoch}
+	var seq journal.Seq
 	var err error
 	if copied { // the record must not outlive the data that it speaks of
 		// The pass is never replayed: its end was a barrier, so it is below this.
-		state.Seq = f.recv.Load().Applied()
-		err = r.syncTrees()
+		seq = f.recv.Load().Applied()
+		err = r.adopt(s.Standing.Checkpoint)
 	}
 	r.mu.Lock()
 	if f.void {
 		r.mu.Unlock()
 		return
+	}
+	state := r.state
+	state.Role, state.Epoch, state.Seq = RoleSecond, epoch, seq
+	if copied {
+		state.Standing = state.Adopted(s.Standing, s.Standing.Checkpoint, now())
+		r.relearn = false
 	}
 	if err == nil {
 		err = r.record(state)
@@ -233,6 +328,9 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 	did := f.opts
 	f.did = did
 	r.mu.Unlock()
+	if err == nil && copied {
+		err = r.notes.Clear(f.atJoin)
+	}
 	if err != nil {
 		r.events.send(Event{Kind: EventFailed, Epoch: uint64(epoch), Text: err.Error()})
 		return
@@ -243,6 +341,78 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		r.log("E", "reintegre", "Reintegration ended (synchronize)")
 	}
 	r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch), Follow: did})
+}
+
+// adopt makes the data durable as checkpoint n of the primary.
+func (r *Replica) adopt(n uint64) error {
+	if err := r.stamp(n); err != nil {
+		return err
+	}
+	for _, f := range r.trees {
+		if err := f.Tree().EndQuarantine(); err != nil {
+			return err
+		}
+	}
+	return r.syncTrees()
+}
+
+// asideOpen says whether what only this host has is kept aside: in all trees, or
+// it begins again.
+func (r *Replica) asideOpen() (bool, error) {
+	for _, f := range r.trees {
+		a, err := f.Tree().OpenAside()
+		if err != nil {
+			return false, err
+		}
+		if a == nil {
+			return false, nil
+		}
+		a.Close()
+	}
+	return true, nil
+}
+
+// keepAside keeps what only this host has, before the primary of epoch replaces it
+// (R10).
+func (r *Replica) keepAside(epoch journal.Epoch, peer string) error {
+	r.log("E", "reintegre", splitBrainLine+"what only this node has is kept aside: see skfs splitbrain list")
+	when := time.Now()
+	dirs, err := r.notes.notedDirs()
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	relearn := r.relearn
+	r.mu.Unlock()
+	for _, f := range r.trees {
+		t := f.Tree()
+		if relearn {
+			if err := learn(t, dirs[t.Num()]); err != nil {
+				return err
+			}
+		}
+		a, err := t.OpenAside()
+		if err != nil {
+			return err
+		}
+		if a != nil {
+			a.Close()
+			continue
+		}
+		err = t.BeginAside(fs.Aside{Time: when, Module: r.cfg.Module, Epoch: uint64(epoch), Peer: peer}, zoneSize(r.cfg.RFS),
+			func(keep func(journal.FileID, journal.Lack) error) error {
+				return r.notes.Each(func(tree uint8, id journal.FileID, l journal.Lack) error {
+					if tree != t.Num() {
+						return nil
+					}
+					return keep(id, l)
+				})
+			})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // statistics is the tail of the log line "Copied …": size, number of files, time

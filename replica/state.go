@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -40,13 +42,17 @@ type State struct {
 	Role  Role
 	Epoch journal.Epoch // of the primary whose operations the data holds
 	Seq   journal.Seq   // with RoleClean: the last of them; else all up to it are in the data, on disk
+
+	Instance uint64   // random; in the stamps of the trees that this record speaks of
+	Boot     [16]byte // boot id of the kernel under which the record was last looked at by a new process
+	journal.Standing
 }
 
 // Consistent says whether the data is a state that the application has written.
 func (s State) Consistent() bool { return s.Role != RoleSyncing }
 
 // Uptodate says whether the data is surely the newest, after a start.
-func (s State) Uptodate() bool { return s.Role == RoleAlone }
+func (s State) Uptodate() bool { return s.Role == RoleAlone && !s.Strange }
 
 // Rank orders data of the same epoch: the greater may be primary when both hosts
 // are there and neither is sure.
@@ -66,19 +72,34 @@ func (s State) Rank() int {
 	return 0
 }
 
-// The file is replaced by write, fsync, rename, fsync of the directory.
+// The file is replaced by write, fsync, rename, fsync of the directory. Numbers
+// are little endian.
 //
 //	offset  size
 //	0       8     "skfsrfs\x00"
-//	8       1     version, 1
+//	8       1     version, 2
 //	9       1     Role
-//	10      8     Epoch, little endian
-//	18      8     Seq, little endian
-//	26      4     crc32c of the bytes before, little endian
+//	10      8     Epoch
+//	18      8     Seq
+//	26      8     Instance
+//	34      8     Current
+//	42      8     Base
+//	50      32    History, four generations, the latest first
+//	82      1     flags: 1 Shared, 2 Lost, 4 Strange, 8 Loose
+//	83      8     Checkpoint
+//	91      8     Noted
+//	99      8     At, seconds since 1970
+//	107     4     At, nanoseconds
+//	111     16    Boot
+//	127     4     crc32c of the bytes before
+//
+// Version 1 ended behind Seq with the checksum. It knows no generation, so its host
+// is brought up to date as one that was never part of a pair.
 const (
 	stateMagic   = "skfsrfs\x00"
-	stateVersion = 1
-	stateLen     = 30
+	stateVersion = 2
+	stateLen     = 131
+	stateLenV1   = 30
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -87,30 +108,81 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 var errState = errors.New("not a state file of skfs")
 
 func (s State) encode() []byte {
-	b := make([]byte, stateLen)
-	copy(b, stateMagic)
-	b[8], b[9] = stateVersion, byte(s.Role)
-	binary.LittleEndian.PutUint64(b[10:], uint64(s.Epoch))
-	binary.LittleEndian.PutUint64(b[18:], uint64(s.Seq))
-	binary.LittleEndian.PutUint32(b[26:], crc32.Checksum(b[:26], castagnoli))
-	return b
+	le := binary.LittleEndian
+	b := make([]byte, 0, stateLen)
+	b = append(b, stateMagic...)
+	b = append(b, stateVersion, byte(s.Role))
+	b = le.AppendUint64(b, uint64(s.Epoch))
+	b = le.AppendUint64(b, uint64(s.Seq))
+	b = le.AppendUint64(b, s.Instance)
+	b = le.AppendUint64(b, uint64(s.Current))
+	b = le.AppendUint64(b, uint64(s.Base))
+	for _, g := range s.History {
+		b = le.AppendUint64(b, uint64(g))
+	}
+	var flags byte
+	for bit, f := range s.flags() {
+		if *f {
+			flags |= 1 << bit
+		}
+	}
+	b = append(b, flags)
+	b = le.AppendUint64(b, s.Checkpoint)
+	b = le.AppendUint64(b, s.Noted)
+	b = le.AppendUint64(b, uint64(s.At.Sec))
+	b = le.AppendUint32(b, s.At.Nsec)
+	b = append(b, s.Boot[:]...)
+	return le.AppendUint32(b, crc32.Checksum(b, castagnoli))
+}
+
+// flags are the fields behind the flags of the format, from the lowest bit on.
+func (s *State) flags() [4]*bool {
+	return [...]*bool{&s.Shared, &s.Lost, &s.Strange, &s.Loose}
 }
 
 func decodeState(b []byte) (State, error) {
-	switch {
-	case len(b) != stateLen:
+	le := binary.LittleEndian
+	if len(b) <= len(stateMagic) {
 		return State{}, fmt.Errorf("%w: %d bytes, expected %d", errState, len(b), stateLen)
-	case string(b[:8]) != stateMagic:
-		return State{}, fmt.Errorf("%w: it begins with %q", errState, b[:8])
-	case b[8] != stateVersion:
-		return State{}, fmt.Errorf("%w: version %d, expected %d", errState, b[8], stateVersion)
-	case binary.LittleEndian.Uint32(b[26:]) != crc32.Checksum(b[:26], castagnoli):
-		return State{}, fmt.Errorf("%w: the checksum is wrong", errState)
-	case Role(b[9]) >= roleEnd:
-		return State{}, fmt.Errorf("%w: role %d", errState, b[9])
 	}
-	return State{Role: Role(b[9]), Epoch: journal.Epoch(binary.LittleEndian.Uint64(b[10:])),
-		Seq: journal.Seq(binary.LittleEndian.Uint64(b[18:]))}, nil
+	if string(b[:8]) != stateMagic {
+		return State{}, fmt.Errorf("%w: it begins with %q, expected %q", errState, b[:8], stateMagic)
+	}
+	size := stateLen
+	switch b[8] {
+	case 1:
+		size = stateLenV1
+	case stateVersion:
+	default:
+		return State{}, fmt.Errorf("%w: version %d, expected at most %d", errState, b[8], stateVersion)
+	}
+	s := State{}
+	switch {
+	case len(b) != size:
+		return s, fmt.Errorf("%w: %d bytes, expected %d in version %d", errState, len(b), size, b[8])
+	case le.Uint32(b[size-4:]) != crc32.Checksum(b[:size-4], castagnoli):
+		return s, fmt.Errorf("%w: the checksum is wrong", errState)
+	case Role(b[9]) >= roleEnd:
+		return s, fmt.Errorf("%w: role %d, expected less than %d", errState, b[9], roleEnd)
+	case b[8] == stateVersion && b[82]>>len(s.flags()) != 0:
+		return s, fmt.Errorf("%w: flags %#x, expected at most %d of them", errState, b[82], len(s.flags()))
+	}
+	s.Role, s.Epoch, s.Seq = Role(b[9]), journal.Epoch(le.Uint64(b[10:])), journal.Seq(le.Uint64(b[18:]))
+	if b[8] == 1 {
+		return s, nil
+	}
+	s.Instance = le.Uint64(b[26:])
+	s.Current, s.Base = journal.Generation(le.Uint64(b[34:])), journal.Generation(le.Uint64(b[42:]))
+	for i := range s.History {
+		s.History[i] = journal.Generation(le.Uint64(b[50+8*i:]))
+	}
+	for bit, f := range s.flags() {
+		*f = b[82]>>bit&1 == 1
+	}
+	s.Checkpoint, s.Noted = le.Uint64(b[83:]), le.Uint64(b[91:])
+	s.At = journal.Time{Sec: int64(le.Uint64(b[99:])), Nsec: le.Uint32(b[107:])}
+	copy(s.Boot[:], b[111:])
+	return s, nil
 }
 
 // loadState reads the record; RoleNone if there is none. A damaged one is an
@@ -154,6 +226,19 @@ func saveState(path string, s State) error {
 		return fmt.Errorf("record the state of the data: %w", err)
 	}
 	return nil
+}
+
+// bootID names this boot of the kernel.
+func bootID() (id [16]byte, err error) {
+	const path = "/proc/sys/kernel/random/boot_id"
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return id, err
+	}
+	if n, err := hex.Decode(id[:], bytes.ReplaceAll(bytes.TrimSpace(b), []byte("-"), nil)); err != nil || n != len(id) {
+		return id, fmt.Errorf("%s: %q: expected a UUID", path, b)
+	}
+	return id, nil
 }
 
 func syncDir(dir string) error {

@@ -119,10 +119,13 @@ func (a *applier) Apply(op *journal.Op) journal.Result {
 			}
 		}
 	}
-	// What is applied here may not be on the primary's disk.
-	if err := a.notes.Note(op, false); err != nil {
-		a.lame(err)
-		return journal.Result{Seq: op.Seq, Errno: syscall.EIO}
+	// What is applied here may not be on the primary's disk; what a pass brings is
+	// before the pass ends.
+	if op.Flags&reintegrate.FlagPass == 0 {
+		if err := a.notes.Note(op, false); err != nil {
+			a.lame(err)
+			return journal.Result{Seq: op.Seq, Errno: syscall.EIO}
+		}
 	}
 	res := a.pass.Apply(op)
 	if op.Kind == journal.KindFsync && res.Errno != 0 && res.Errno != syscall.ENOENT {

@@ -1,0 +1,163 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/skfs/skfs/fs"
+	"github.com/skfs/skfs/journal"
+	"github.com/skfs/skfs/reintegrate"
+)
+
+// asideFirst is the reason of a refusal: the second has changes of its own that are
+// to be kept aside before it joins again.
+const asideFirst = "split brain: what only this node has must be kept aside first"
+
+// errAside says that asideFirst was the answer.
+var errAside = errors.New(asideFirst)
+
+// splitBrainLine is the log line of both nodes (guide §4.2.10).
+const splitBrainLine = "Split brain recovery: "
+
+// awaken is called once at the start of the process, before anything else changes:
+// it finds out whether the record still speaks of the data, and what a crash may
+// have taken from the notes.
+func (r *Replica) awaken() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	r.relearn = s.Role != RoleClean && s.Role != RoleNone
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	s.Standing = s.Restarted(boot != s.Boot, s.Role == RoleSecond)
+	s.Boot = boot
+	if s.Current != 0 && s.Checkpoint != 0 {
+		for _, f := range r.trees {
+			stamp, err := f.Tree().Stamp()
+			if err != nil {
+				return err
+			}
+			if stamp.Instance != s.Instance || stamp.Checkpoint < s.Checkpoint {
+				r.log("E", "nfsadmin", "%s is not the directory that was replicated here: another disk, or a backup was restored", f.Tree().Dir())
+				s.Strange = true
+			}
+		}
+	}
+	if s.Strange { // so may be what the index says
+		for _, f := range r.trees {
+			if err := f.Tree().DropIndex(); err != nil {
+				return err
+			}
+		}
+	}
+	if s.Instance == 0 {
+		s.Instance = rand.Uint64()
+	}
+	return r.record(s)
+}
+
+// secure makes the notes durable and returns the state that says so. mu is held.
+func (r *Replica) secure() (State, error) {
+	err := r.notes.Sync()
+	s := r.state
+	s.Standing = s.Secured()
+	return s, err
+}
+
+// view is what this host says of its data to its peer. mu is held.
+func (r *Replica) view() journal.View {
+	v := journal.View{Standing: r.state.Standing, Epoch: r.state.Epoch, Seq: r.state.Seq, Clean: r.state.Role == RoleClean}
+	if r.prim {
+		v.Clean, v.Epoch, v.Seq = r.base.Role == RoleClean, r.base.Epoch, r.base.Seq
+	}
+	return v
+}
+
+// decide says how the second that has sent g is brought up to date. mu is held.
+func (r *Replica) decide(g *greeting) journal.Verdict {
+	var f journal.Force
+	if g.Full {
+		f |= journal.ForceFull
+	}
+	if r.forced {
+		f |= journal.ForcePrimary
+	}
+	v := journal.Decide(r.view(), g.View, f)
+	v.Since.Sec -= int64(clockGrace / time.Second)
+	if !g.Since.IsZero() && v.Copy != journal.Refuse { // secondforce -d
+		v.Copy, v.Since, v.Reason = journal.CopyScan, journal.Time{Sec: g.Since.Unix()}, "what was changed since a date was asked for"
+	}
+	return v
+}
+
+// clockGrace is how far the clocks of the hosts may be apart for a scan.
+const clockGrace = time.Hour
+
+// passOptions turns a verdict into what a pass needs.
+func (r *Replica) passOptions(v journal.Verdict) reintegrate.Options {
+	rfs := r.cfg.RFS
+	o := reintegrate.Options{
+		Workers: rfs.NbRei, ZoneSize: zoneSize(rfs), Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,
+		Logf: func(format string, args ...any) { r.log("I", "reintegre", format, args...) },
+		Keep: v.SplitBrain,
+	}
+	switch v.Copy {
+	case journal.CopyDelta:
+		o.Mode, o.Notes = reintegrate.Delta, r.notes
+	case journal.CopyScan:
+		o.Mode, o.Since = reintegrate.Scan, v.Since
+	}
+	return o
+}
+
+// firstChange is fs.Gate.FirstChange: from now on the data here is another than
+// the peer's.
+func (r *Replica) firstChange() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.state.Current == 0 { // there has never been a peer
+		return nil
+	}
+	s := r.state
+	s.Standing = s.Mint(journal.NewGeneration())
+	r.minted = true
+	return r.record(s)
+}
+
+// learn puts the names of noted directories into the index of a tree, of which a
+// crash may have taken those that were made since the last checkpoint. A directory
+// that was made since is found in another one of them.
+func learn(t *fs.Tree, dirs []journal.FileID) error {
+	for len(dirs) > 0 {
+		var left []journal.FileID
+		for _, d := range dirs {
+			if _, err := t.List(d); err != nil {
+				left = append(left, d)
+			}
+		}
+		if len(left) == len(dirs) {
+			return nil // they are no more, or not here
+		}
+		dirs = left
+	}
+	return nil
+}
+
+// notedDirs are the directories of which names are noted, by tree.
+func (n *notes) notedDirs() (map[uint8][]journal.FileID, error) {
+	dirs := map[uint8][]journal.FileID{}
+	err := n.Each(func(tree uint8, id journal.FileID, l journal.Lack) error {
+		if l.Names || l.Whole {
+			dirs[tree] = append(dirs[tree], id)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("notes of what the peer lacks: %w", err)
+	}
+	return dirs, nil
+}
