@@ -32,6 +32,37 @@
 //   - A frame that is wrong, of another version or of another epoch ends the
 //     link with an error that names the field, and nothing else.
 //
+// # What the peer lacks
+//
+// Lacks keeps notes of what the peer may not have on its disk: of a file the
+// zones, of a directory its list of names, of any object its attributes, or the
+// whole of it. There is one for each module and node.
+//
+//	change ─ Note ─▶ notes of this generation ─ Rotate ─▶ old notes ─ Clear ─▶ gone
+//	                 memory: look-ups                        ▲
+//	                 Pebble: one key a note                  └ after a restart: all that was there
+//
+// It guarantees:
+//
+//   - A note that Note was asked to make durable is on disk when it returns, even
+//     if another goroutine is making it. Any other survives the process when Note
+//     returns. Notes reach the disk in the order in which they were made: a power
+//     cut takes the newest ones, and what was cleared last may be back.
+//   - Only the first touch of a zone, list or object since the last Rotate costs a
+//     write, or a flush; those at one time share it.
+//   - Clear takes notes from before the last Rotate only. One that was made again
+//     since stays.
+//   - While the peer is away (Unknow) a new object is born: it has no notes, as the
+//     note of its directory leads to it. That knowledge is in memory only; after a
+//     restart a change of such an object is noted like any other. Know turns it into
+//     notes before the peer hears of a change.
+//   - An error of the disk is final: every later call returns the first one. What
+//     the peer lacks is then what the disk holds, or not known.
+//
+// The caller notes a change before it sends it or carries it out, does not rotate
+// while a change is under way, and passes what it read in the notes of the other
+// node (Page) to Merge.
+//
 // # What it assumes
 //
 // Who submits holds the locks of what the operation conflicts with, so that the
@@ -45,7 +76,8 @@
 // system call, while a caller's function runs or while somebody sleeps.
 // Receiver.mu likewise. An outbox's lock comes before Receiver.mu: a watermark
 // is read and put behind what was said before in one step. ReceiveLog.mu is
-// taken alone.
+// taken alone. Lacks.mu comes after every lock of a caller and is not held while
+// the store writes; Lacks.users is held by readers of the store.
 //
 // # What a crash leaves
 //
@@ -54,5 +86,6 @@
 // cut names and attributes in order, and any of the bytes). With a receive log Each
 // then gives all that were acked as durable, and reintegrate.Redo brings the data to
 // their end, whatever part of them it holds: to apply names once more would not.
-// Without one the second host is out of date, which its owner knows.
+// Without one the second host is out of date, which its owner knows. Of the notes,
+// all after a kill; after a power cut those that were durable, and perhaps more.
 package journal

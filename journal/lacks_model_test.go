@@ -75,20 +75,19 @@ func (m modelNotes) text() string {
 
 // lacksModel is Lacks without a disk, and what its disk may hold.
 type lacksModel struct {
-	fs   *vfs.MemFS
-	l    *Lacks
-	cur  modelNotes
-	old  modelNotes
-	mark uint64
-	away bool
-	born map[FileID]bool
+	fs    *vfs.MemFS
+	l     *Lacks
+	cur   modelNotes
+	old   modelNotes
+	mark  uint64
+	stale []uint64 // marks of before
+	away  bool
+	born  map[FileID]bool
 
 	// What a power cut leaves is one of these states, and in it is what was
 	// durable and not cleared since.
-	states             []modelNotes
-	durCur, durOld     modelNotes
-	stale              []uint64
-	kills, cuts, pages int
+	states         []modelNotes
+	durCur, durOld modelNotes
 }
 
 const modelMaxBorn = 3
