@@ -118,11 +118,18 @@ func (f *FS) applyCreate(op *journal.Op) error {
 func (f *FS) applyTmpfile(op *journal.Op) error {
 	t := f.tree
 	var st unix.Stat_t
-	o, fd, err := t.mktmp(t.rootObject(), op, &st)
+	root := t.rootObject()
+	o, fd, err := t.mktmp(root, op, &st)
 	if err != nil {
 		return err
 	}
 	unix.Close(fd)
+	if root.hasDefaultACL() { // on the primary it was made in another directory: what it has comes next
+		if err := t.removexattr(o, accessACLXattr); err != nil && err != unix.ENODATA {
+			t.unref(o, 1)
+			return err
+		}
+	}
 	t.mu.Lock()
 	t.born[o.id] = struct{}{} // and the user that mktmp counted
 	t.mu.Unlock()

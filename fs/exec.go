@@ -340,6 +340,7 @@ func (o *object) noteXattr(name string) {
 const (
 	capsXattr       = "security.capability"
 	defaultACLXattr = "system.posix_acl_default"
+	accessACLXattr  = "system.posix_acl_access"
 )
 
 // has answers from known (0 not known, 1 no, 2 yes) or by asking the backing

@@ -129,7 +129,7 @@ func (f *FS) SetXAttr(_ <-chan struct{}, in *fuse.SetXAttrIn, name string, data 
 		return s
 	}
 	return f.xattr(o, &journal.Op{Kind: journal.KindSetXattr, Tree: f.tree.num, ID: o.id, Name: name, Data: data, Flags: in.Flags},
-		func() error { return f.tree.setxattr(o, name, data, int(in.Flags)) })
+		func() error { return f.tree.setxattr(o, name, data, 0) })
 }
 
 // RemoveXAttr implements fuse.RawFileSystem.
@@ -148,11 +148,24 @@ func (f *FS) xattr(o *object, op *journal.Op, exec func() error) fuse.Status {
 	}
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
-	if op.Kind == journal.KindRemoveXattr { // the usual refusal costs no round trip
-		if err := o.hasXattr(op.Name); err != nil {
+	// The usual refusals cost no round trip, and the peer never has to refuse.
+	switch have := func() error { return o.hasXattr(op.Name) }; {
+	case op.Kind == journal.KindRemoveXattr:
+		if err := have(); err != nil {
+			return status(err)
+		}
+	case op.Flags == unix.XATTR_CREATE:
+		if err := have(); err == nil {
+			return status(unix.EEXIST)
+		} else if err != unix.ENODATA {
+			return status(err)
+		}
+	case op.Flags == unix.XATTR_REPLACE:
+		if err := have(); err != nil {
 			return status(err)
 		}
 	}
+	op.Flags = 0
 	tk, err := f.enterObject(o, op)
 	if err != nil {
 		return status(err)

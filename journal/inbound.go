@@ -16,7 +16,7 @@ type inbound struct {
 	class int    // of the pool that frame came from
 
 	// Owned by the scheduler.
-	keys    [4]FileID
+	keys    [maxKeys]FileID
 	nkeys   int
 	barrier bool
 	deps    int        // unfinished operations that must come first

@@ -3,12 +3,20 @@ package journal
 // Keys are the objects that op touches. Operations with a key in common are
 // applied in the order of their Seqs.
 func Keys(op *Op) []FileID {
-	var keys [4]FileID
+	var keys [maxKeys]FileID
 	n := opKeys(op, &keys)
 	return append([]FileID(nil), keys[:n]...)
 }
 
-func opKeys(op *Op, keys *[4]FileID) (n int) {
+// maxKeys is how many keys an operation has at most.
+const maxKeys = 5
+
+// moving is a key of every operation that moves a name to another directory: two of
+// them may need each other's order without sharing a directory (what is above one
+// may be what the other moves). The kernel has a lock for it too.
+var moving = FileID{15: 0xff}
+
+func opKeys(op *Op, keys *[maxKeys]FileID) (n int) {
 	switch op.Kind {
 	case KindSyncHash, KindSyncList, KindMark, KindCheckpoint, KindLacks: // order does not matter to them
 		return 0
@@ -27,6 +35,10 @@ candidates:
 			}
 		}
 		keys[n] = *id
+		n++
+	}
+	if op.Kind == KindRename && op.Parent != op.Parent2 {
+		keys[n] = moving
 		n++
 	}
 	return n

@@ -100,9 +100,9 @@ func TestKeys(t *testing.T) {
 	}{
 		{Op{Kind: KindWrite, ID: a}, []FileID{a}},
 		{Op{Kind: KindCreate, ID: a, Parent: b}, []FileID{a, b}},
-		{Op{Kind: KindRename, ID: a, Parent: b, Parent2: c, ID2: d}, []FileID{a, b, c, d}},
+		{Op{Kind: KindRename, ID: a, Parent: b, Parent2: c, ID2: d}, []FileID{a, b, c, d, moving}},
 		{Op{Kind: KindRename, ID: a, Parent: b, Parent2: b}, []FileID{a, b}},
-		{Op{Kind: KindRename, ID: a, Parent: b, Parent2: c, ID2: a}, []FileID{a, b, c}},
+		{Op{Kind: KindRename, ID: a, Parent: b, Parent2: c, ID2: a}, []FileID{a, b, c, moving}},
 		{Op{Kind: KindMark, ID: a}, nil},
 		{Op{Kind: KindSyncHash, ID: a}, nil},
 		{Op{Kind: KindFsync, ID: a}, []FileID{a}},
