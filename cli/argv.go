@@ -20,8 +20,16 @@ func normalise(commands []*cli.Command, argv []string) []string {
 	if len(argv) == 0 {
 		return argv
 	}
-	values := valueFlags(commands)
+	all := valueFlags(commands)
 	var words, flags []string
+	takesValue := func(name string) bool {
+		if len(words) > 0 {
+			if c := find(commands, words[0]); c != nil {
+				return valueFlags([]*cli.Command{c})[name]
+			}
+		}
+		return all[name]
+	}
 	for i := 1; i < len(argv); i++ {
 		arg := argv[i]
 		if rest, ok := strings.CutPrefix(arg, "–"); ok {
@@ -40,7 +48,7 @@ func normalise(commands []*cli.Command, argv []string) []string {
 		default:
 			flags = append(flags, arg)
 			name, _, inline := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-			if values[name] && !inline && i+1 < len(argv) {
+			if takesValue(name) && !inline && i+1 < len(argv) {
 				i++
 				flags = append(flags, argv[i])
 			}
@@ -63,8 +71,9 @@ func normalise(commands []*cli.Command, argv []string) []string {
 	return out
 }
 
-// valueFlags names the flags that take a value. No name is a flag with a value
-// in one command and without in another; a test holds it.
+// valueFlags names the flags that take a value. A name may take one in one command
+// and none in another, but not within a group of commands, and not -m, which may
+// stand before the command; a test holds it.
 func valueFlags(commands []*cli.Command) map[string]bool {
 	m := map[string]bool{}
 	for _, c := range commands {

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skfs/skfs/ha"
+	"github.com/skfs/skfs/replica"
 	"github.com/skfs/skfs/web"
 )
 
@@ -176,6 +177,10 @@ func TestNormalise(t *testing.T) {
 		"printi –m AM words":               "printi -m AM -- words",
 		"printe -m AM -- -x":               "printe -m AM -- -x",
 		"-r cmd -m x":                      "run -- cmd -m x",
+		"set -r x -v up -m AM":             "set -r x -v up -m AM",
+		"-m AM set -v up -r x":             "set -m AM -v up -r x",
+		"state -v -m AM":                   "state -v -m AM",
+		"rfssync -d prim U -m AM":          "rfssync -d prim -m AM -- U",
 		"-p":                               "-p",
 		"":                                 "",
 		"strat -m x":                       "-- strat",
@@ -189,27 +194,31 @@ func TestNormalise(t *testing.T) {
 	}
 }
 
-// No flag takes a value in one command and none in another: normalise could not
-// tell which word follows.
+// No flag takes a value in one command of a group and none in another: normalise
+// could not tell which word follows.
 func TestFlagsAreUnambiguous(t *testing.T) {
 	a, _ := testApp(t)
-	values := valueFlags(a.commands())
-	var walk func([]*cli.Command)
-	walk = func(cs []*cli.Command) {
+	var walk func(group *cli.Command, cs []*cli.Command)
+	walk = func(group *cli.Command, cs []*cli.Command) {
 		for _, c := range cs {
+			g := group
+			if g == nil {
+				g = c
+			}
+			values := valueFlags([]*cli.Command{g})
 			for _, f := range c.Flags {
 				if _, isBool := f.(*cli.BoolFlag); isBool {
 					for _, n := range f.Names() {
-						if values[n] {
+						if values[n] || n == "m" {
 							t.Errorf("-%s of %s takes no value, but one of another command does", n, c.Name)
 						}
 					}
 				}
 			}
-			walk(c.Subcommands)
+			walk(g, c.Subcommands)
 		}
 	}
-	walk(a.commands())
+	walk(nil, a.commands())
 }
 
 func TestPrintStates(t *testing.T) {
@@ -286,6 +295,40 @@ func TestParseDate(t *testing.T) {
 	for _, in := range []string{"", "Z", "1.3.2016", "2016-02-30", "2016-03-01T25:00:00", "2016-03-01T12:00:00+01:00", "12:00:00"} {
 		if got, err := parseDate(in); err == nil {
 			t.Errorf("%q is taken as %v", in, got)
+		}
+	}
+}
+
+func TestPrintDiff(t *testing.T) {
+	for _, c := range []struct {
+		d    replica.Diff
+		want string
+	}{
+		{replica.Diff{All: true}, "Module m was never synchronized: the other node lacks everything\n"},
+		{replica.Diff{Peer: "node2", Files: 3, Bytes: 50 << 20, Directories: 2, Attributes: 4, Born: 1, Limit: 25 << 20}, `What node2 lacks of module m:
+  files with changed data          3
+  size to compare, at most to copy 50.0 MiB
+  directories with changed names   2
+  objects with changed attributes  4
+  new objects                      1
+Estimated duration: 2s at 25.0 MiB/s (reiallowedbw)
+`},
+		{replica.Diff{Peer: "node2", Connected: true, Files: 1, Bytes: 8 << 20}, `What node2 lacks of module m:
+  files with changed data          1
+  size to compare, at most to copy 8.0 MiB
+  directories with changed names   0
+  objects with changed attributes  0
+  new objects                      0
+Estimated duration: 80ms at 100.0 MiB/s (assumed)
+node2 is connected: it is being brought up to date, or lacks only what is not yet on its disk
+`},
+	} {
+		var b bytes.Buffer
+		if err := printDiff(&b, "m", c.d); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(c.want, b.String()); d != "" {
+			t.Error(d)
 		}
 	}
 }

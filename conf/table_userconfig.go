@@ -4,7 +4,10 @@ package conf
 // the product's NFS transport, are accepted as that product accepts them on
 // Linux: they have no effect.
 
-const maxSeconds = 7 * 24 * 3600
+const (
+	maxSeconds = 7 * 24 * 3600
+	maxMinutes = 100 * 366 * 24 * 60
+)
 
 func userconfigTags() *tag {
 	macro := &tag{name: "macro", attrs: []attr{
@@ -24,7 +27,7 @@ func serviceTags() *tag {
 			{name: "boot", kind: oneOf, def: "ignore", values: []string{"on", "off", "auto", "ignore"}},
 			{name: "boot_delay", kind: number, def: "0", hi: maxSeconds},
 			{name: "failover", kind: onOff, def: "on", modes: inMirror},
-			{name: "defaultprim", def: "alone", modes: inMirror, later: []string{"*"}},
+			{name: "defaultprim", kind: name, def: "alone", modes: inMirror},
 			{name: "maxloop", kind: number, def: "3", hi: 1000},
 			{name: "loop_interval", kind: number, def: "24", hi: 24 * 366},
 			{name: "automatic_reboot", kind: onOff, def: "off", later: []string{"on"}},
@@ -97,8 +100,8 @@ func rfsTags() *tag {
 			{name: "packetsize", kind: number, lo: 1024, hi: 1 << 30},
 			{name: "mountoversuffix", later: []string{"*"}},
 			{name: "scripts", kind: onOff, def: "off", later: []string{"on"}},
-			{name: "syncdelta", kind: number, def: "0", hi: 1 << 30},
-			{name: "syncat", later: []string{"*"}},
+			{name: "syncdelta", kind: number, def: "0", hi: maxMinutes},
+			{name: "syncat"},
 			{name: "iotimeout", kind: number, hi: maxSeconds},
 			{name: "roflags"},
 			{name: "allocthreshold", kind: number, def: "0", hi: 1 << 40},

@@ -47,7 +47,7 @@ type Module struct {
 	Boot         Boot
 	BootDelay    time.Duration
 	Failover     bool
-	DefaultPrim  string        // "alone"
+	DefaultPrim  string        // DefaultAlone, DefaultLast, or the name of a node
 	MaxLoop      int           // automatic restarts before the module stops
 	LoopInterval time.Duration // in which they are counted; 0: never
 	Heart        *Heart        // nil unless Mode is Mirror
@@ -75,6 +75,12 @@ type Heartbeat struct {
 	Timeout time.Duration
 }
 
+// Values of Module.DefaultPrim that name no node (guide §13.2.3).
+const (
+	DefaultAlone = "alone"    // whoever serves goes on
+	DefaultLast  = "lastprim" // who was primary before it was stopped is again
+)
+
 // FlowIdent is the ident of the heartbeat on the replication network.
 const FlowIdent = "flow"
 
@@ -94,6 +100,8 @@ type RFS struct {
 	ReiAllowedBW  int64         // KB/s of reintegration; 0: no limit
 	CheckTime     time.Duration // for a probe of the mount
 	CheckInterval time.Duration // between probes
+	SyncDelta     time.Duration // a second this long out of date may become primary; 0: none may
+	SyncAt        string        // when the second is brought up to date, as in a crontab; "": it always is
 	Flow          string        // the lan of the stream; always one of the heartbeats' or of <flow>
 	Replicated    []Replicated  // at least one; none lies in another
 }
@@ -233,6 +241,10 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 	m.BootDelay = n.dur("boot_delay", time.Second)
 	m.Failover = n.on("failover")
 	m.DefaultPrim = n.str("defaultprim")
+	if d := m.DefaultPrim; n.has("defaultprim") && d != DefaultAlone && d != DefaultLast && !slices.Contains(c.Nodes(), d) {
+		s.addf(n.at("defaultprim"), "defaultprim=%q: no node of cluster.xml is called so%s", d,
+			suggest(d, append([]string{DefaultAlone, DefaultLast}, c.Nodes()...)))
+	}
 	m.MaxLoop = int(n.num("maxloop"))
 	m.LoopInterval = n.dur("loop_interval", time.Hour)
 	if h := n.one("heart"); h != nil {
@@ -367,8 +379,14 @@ func (s *scanner) rfs(n *node, m *Module, c *Cluster) *RFS {
 			s.addf(n.at("ruzone_blocksize"), "ruzone_blocksize=%q is no multiple of reipacketsize (%d)", n.str("ruzone_blocksize"), r.ReiPacketSize)
 		}
 	}
-	if n.num("syncdelta") > 1 {
-		s.addf(n.at("syncdelta"), "syncdelta=%q is not supported by this version (0 and 1 mean none)", n.str("syncdelta"))
+	if d := n.num("syncdelta"); d > 1 { // 0 and 1 mean none
+		r.SyncDelta = time.Duration(d) * time.Minute
+	}
+	if n.has("syncat") {
+		r.SyncAt = n.str("syncat")
+		if _, err := ParseSchedule(r.SyncAt); err != nil {
+			s.addf(n.at("syncat"), "syncat=%q: %v", r.SyncAt, err)
+		}
 	}
 	s.flow(n, r, m, c)
 	for _, d := range n.all("replicated") {

@@ -20,6 +20,8 @@ type moduleConf struct {
 	boot  conf.Boot
 	delay time.Duration
 
+	syncAt conf.Schedule // nil: the data is kept up to date
+
 	scripts             bool // there is a <user>
 	logging             bool
 	logSize             int64
@@ -48,7 +50,7 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 	ports := conf.PortsOf(a.ID)
 	mc := &moduleConf{name: am, id: a.ID, boot: m.Boot, delay: m.BootDelay,
 		conf: Conf{Node: node, Peer: peer, Second: node > peer, HasData: m.RFS != nil, Failover: m.Failover,
-			MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval}}
+			MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, DefaultPrim: m.DefaultPrim}}
 	for _, hb := range m.Heart.Heartbeats {
 		port := hb.Port
 		if port == 0 {
@@ -66,6 +68,15 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 		addr, ok := c.Addr(m.RFS.Flow, peer)
 		if !ok {
 			return nil, fmt.Errorf("module %s: node %s is not on network %s, which replication uses", am, peer, m.RFS.Flow)
+		}
+		mc.conf.SyncDelta = m.RFS.SyncDelta
+		if m.RFS.SyncAt != "" {
+			mc.conf.SyncAt = true
+			s, err := conf.ParseSchedule(m.RFS.SyncAt)
+			if err != nil {
+				return nil, fmt.Errorf("module %s: syncat: %w", am, err)
+			}
+			mc.syncAt = s
 		}
 		mc.flow = net.JoinHostPort(addr, strconv.Itoa(ports.RFS))
 	}

@@ -62,6 +62,8 @@ func (m *machine) decideWait() bool {
 		return true
 	case p.Primary && p.Degraded:
 		return m.wait(BlockDegraded)
+	case p.Primary && m.Conf.SyncAt && !m.SyncDue && m.Want == WantStart:
+		return m.wait(BlockSyncat)
 	case p.Primary && !p.Open:
 		return m.wait(NoBlock) // not yet, or not before we have conceded
 	case p.Primary && m.cannotSync(p) != "":
@@ -91,6 +93,9 @@ func (m *machine) decideWait() bool {
 		return m.claim(ForcePrim, RoleAlone)
 	case p.Role != RoleWait && m.sure(): // stopped, or silent
 		return m.claim(NoForce, RoleAlone)
+	case m.silent() && m.recent(m.now) && m.Conf.Failover:
+		m.say("heart", "Resource rfs.uptodate set to up by failover rule rfs_forceuptodate")
+		return m.claim(ForcePrim, RoleAlone)
 	}
 	return m.wait(BlockNotUptodate)
 }
@@ -108,6 +113,8 @@ func (m *machine) wait(why Block) bool {
 		m.say("nfsadmin", "If you are sure that this server has valid data, run safekit prim to force start as primary")
 	case BlockDegraded:
 		m.say("heart", "Action wait from failover rule degraded_server")
+	case BlockSyncat:
+		m.say("heart", "Action wait from failover rule rfs_syncat_wait")
 	}
 	return false
 }
@@ -135,6 +142,10 @@ func (m *machine) decideSecond() bool {
 		return true
 	case !m.silent() && !m.heard(), m.mustConcede(), m.Yield != 0:
 		return false
+	case m.Doubt && m.Followed:
+		m.Doubt = false
+		m.plan(Task{Kind: TaskStatus})
+		return true
 	case p.Primary && p.Degraded:
 		m.leave()
 		return true
@@ -149,11 +160,14 @@ func (m *machine) decideSecond() bool {
 		}
 		m.follow()
 		return true
+	case p.Primary && m.Fresh && m.synced() && m.Conf.SyncAt:
+		m.syncedForNow()
+		return true
+	case p.Primary && m.Fresh && m.synced() && m.Up != partsOf(RoleSecond):
+		m.scripts(RoleSecond, "start")
+		return len(m.Plan) > 0
 	case p.Primary:
-		if m.Fresh && m.synced() && m.Up != partsOf(RoleSecond) {
-			m.scripts(RoleSecond, "start")
-			return len(m.Plan) > 0
-		}
+		m.goHome()
 		return false
 	case !m.Fresh:
 		m.leave()

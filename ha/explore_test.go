@@ -51,6 +51,9 @@ func (w *world) settle(r *rand.Rand, trail *[]string) {
 func (w *world) settled() {
 	a, b := &w.n[0].s, &w.n[1].s
 	is := func(s *State, r Role, c Colour) bool { return s.Role == r && s.Colour == c }
+	if is(a, RoleSecond, Green) && a.Home || is(b, RoleSecond, Green) && b.Home {
+		w.fail("the default primary stays second")
+	}
 	switch {
 	case is(a, RolePrim, Green) && is(b, RoleSecond, Green), is(b, RolePrim, Green) && is(a, RoleSecond, Green):
 		if a.Conf.HasData && !w.cuts && !w.forced && (w.acked&^w.n[0].disk.data != 0 || w.acked&^w.n[1].disk.data != 0) {
@@ -58,6 +61,8 @@ func (w *world) settled() {
 		}
 	case a.Data.Degraded && is(a, RoleAlone, Green) && is(b, RoleWait, Red),
 		b.Data.Degraded && is(b, RoleAlone, Green) && is(a, RoleWait, Red):
+	case is(a, RoleAlone, Green) && is(b, RoleWait, Red) && b.Why == BlockSyncat,
+		is(b, RoleAlone, Green) && is(a, RoleWait, Red) && a.Why == BlockSyncat:
 	case is(a, RoleWait, Red) && is(b, RoleWait, Red) && !a.candidate() && !b.candidate():
 		if !w.cuts && !w.forced && w.acked != 0 {
 			w.fail("nobody is primary, though no more than crashes happened")
@@ -68,9 +73,9 @@ func (w *world) settled() {
 }
 
 // walk takes random moves with some faults, then settles.
-func walk(seed int64, data, cuts bool, step func(*world)) (trail []string, bad string) {
+func walk(seed int64, data, cuts bool, variant string, step func(*world)) (trail []string, bad string) {
 	r := rand.New(rand.NewSource(seed))
-	w := newWorld(data)
+	w := newWorld(data, variant)
 	if step != nil {
 		step(w)
 	}
@@ -138,8 +143,15 @@ func number(t *testing.T, name string, def int) int {
 }
 
 func TestWalks(t *testing.T) {
-	for _, c := range []struct{ data, cuts bool }{{true, false}, {true, true}, {false, false}, {false, true}} {
-		t.Run(fmt.Sprintf("data=%v,cuts=%v", c.data, c.cuts), func(t *testing.T) {
+	for _, c := range []struct {
+		data, cuts bool
+		variant    string
+	}{
+		{true, false, ""}, {true, true, ""}, {false, false, ""}, {false, true, ""},
+		{true, false, "node a"}, {false, false, "lastprim"}, {true, true, "lastprim"},
+		{true, false, "syncat"}, {true, true, "syncat"}, {true, false, "syncdelta"}, {true, true, "syncdelta"},
+	} {
+		t.Run(fmt.Sprintf("data=%v,cuts=%v,%s", c.data, c.cuts, c.variant), func(t *testing.T) {
 			t.Parallel()
 			base := rand.Int63()
 			if v := os.Getenv("SKFS_HA_SEED"); v != "" {
@@ -147,7 +159,7 @@ func TestWalks(t *testing.T) {
 			}
 			for i := range number(t, "SKFS_HA_WALKS", 60) {
 				seed := base + int64(i)
-				if trail, bad := walk(seed, c.data, c.cuts, nil); bad != "" {
+				if trail, bad := walk(seed, c.data, c.cuts, c.variant, nil); bad != "" {
 					t.Fatalf("SKFS_HA_SEED=%d: %s\n%s", seed, bad, strings.Join(trail, "\n"))
 				}
 			}
@@ -161,10 +173,14 @@ func TestExplore(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes a while")
 	}
-	for _, data := range []bool{true, false} {
-		t.Run(fmt.Sprintf("data=%v", data), func(t *testing.T) {
+	for _, c := range []struct {
+		data    bool
+		variant string
+	}{{true, ""}, {false, ""}, {true, "lastprim"}, {true, "syncat"}, {true, "syncdelta"}} {
+		data := c.data
+		t.Run(fmt.Sprintf("data=%v,%s", data, c.variant), func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(data)
+			w := newWorld(data, c.variant)
 			for i, name := range []string{"prim", "second"} {
 				w.event(i, Asked{Command{Name: name}})
 				for ms := necessary(w); len(ms) > 0; ms = necessary(w) {

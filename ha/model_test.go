@@ -17,6 +17,7 @@ type world struct {
 	writes int
 	cuts   bool    // heartbeats were cut: split brain is possible
 	forced bool    // an administrator overrode what the data said
+	dues   int     // scheduled synchronisations
 	asks   int     // full copies that were demanded: each at a time of its own
 	owed   [2]bool // a full copy was demanded on node i, and none has ended since
 	bad    string
@@ -65,20 +66,31 @@ type move struct {
 	do    func(*world)
 }
 
-func newWorld(data bool) *world {
+func newWorld(data bool, variant string) *world {
 	w := &world{step: Step}
 	for i := range w.n {
 		w.n[i] = mnode{up: true, daemon: true}
-		w.n[i].s = State{Role: RoleStop, Conf: mconf(i, data), Links: make([]Link, 1)}
+		w.n[i].s = State{Role: RoleStop, Conf: mconf(i, data, variant), Links: make([]Link, 1)}
 		w.n[i].s.Colour = Red
 		w.n[i].say = w.n[i].s.beat()
 	}
 	return w
 }
 
-func mconf(i int, data bool) Conf {
-	return Conf{Node: "ab"[i : i+1], Peer: "ba"[i : i+1], Second: i == 1, HasData: data, Failover: true,
+func mconf(i int, data bool, variant string) Conf {
+	c := Conf{Node: "ab"[i : i+1], Peer: "ba"[i : i+1], Second: i == 1, HasData: data, Failover: true,
 		Heartbeats: []string{"default"}, MaxLoop: 100, LoopInterval: 24 * time.Hour}
+	switch variant {
+	case "node a":
+		c.DefaultPrim = "a"
+	case "lastprim":
+		c.DefaultPrim = variant
+	case "syncat":
+		c.SyncAt = true
+	case "syncdelta":
+		c.SyncDelta = time.Hour
+	}
+	return c
 }
 
 func (w *world) clone() *world {
@@ -198,6 +210,12 @@ func (w *world) moves(commands bool) []move {
 					w.n[i].r.gone = false
 					w.event(i, Gone{})
 				}, "%d: replica gone", i)
+			}
+			if n.s.Conf.SyncAt && !n.s.SyncDue && n.s.Role != RoleStop && w.dues < 3 {
+				add(true, func(w *world) {
+					w.dues++
+					w.event(i, Due{"syncat"})
+				}, "%d: a synchronisation is due", i)
 			}
 			add(true, func(w *world) { w.killDaemon(i) }, "%d: daemon killed", i)
 			if commands {
@@ -471,6 +489,9 @@ func (w *world) promote(i int, t Task) error {
 			return ErrNotUptodate
 		}
 	}
+	if t.Forced == ForcePrim && n.s.Conf.SyncDelta > 0 && (!w.n[1-i].up || w.cut[1-i]) {
+		w.forced = true // the administrator has accepted that changes of the last hour are lost
+	}
 	if n.r.joined {
 		w.unjoin()
 	}
@@ -489,7 +510,7 @@ func (w *world) alone(i int) {
 
 // key identifies a world up to the numbers of tasks.
 func (w *world) key() string {
-	b := fmt.Appendf(nil, "%v %b %d %v %v %d %v|", w.cut, w.acked, w.writes, w.cuts, w.forced, w.asks, w.owed)
+	b := fmt.Appendf(nil, "%v %b %d %v %v %d %v %d|", w.cut, w.acked, w.writes, w.cuts, w.forced, w.asks, w.owed, w.dues)
 	for i := range w.n {
 		n := w.n[i]
 		s := n.s

@@ -37,6 +37,9 @@ type module struct {
 	tasks   sync.WaitGroup
 	prog    ReplicaProgress
 	asking  bool // a Status for prog is under way
+	ticked  time.Time
+	dueAt   time.Time // of the next scheduled synchronisation, for schedule
+	sched   conf.Schedule
 
 	heart     *heart
 	heartWG   sync.WaitGroup
@@ -52,7 +55,8 @@ type module struct {
 const (
 	progressEvery = 500 * time.Millisecond
 	storeRetry    = time.Second
-	joinWait      = 3 * time.Second // see TaskJoin
+	tickEvery     = 10 * time.Second // SyncedAt may be this old after a crash
+	joinWait      = 3 * time.Second  // see TaskJoin
 )
 
 // openModule reads what an earlier daemon left of the module.
@@ -130,6 +134,7 @@ func (m *module) run(ctx context.Context) {
 			m.takeHeart(taskCtx)
 		case <-progress.C:
 			m.askProgress(taskCtx)
+			m.clockwork(taskCtx, time.Now())
 			if m.heart == nil {
 				m.openHeart(ctx)
 			}
@@ -482,6 +487,31 @@ func (m *module) askProgress(ctx context.Context) {
 	})
 }
 
+// clockwork gives the events that come with the time. A moment that passed while
+// this process or the host slept is made up for once.
+func (m *module) clockwork(ctx context.Context, now time.Time) {
+	if m.sched != m.mc.syncAt {
+		m.sched, m.dueAt = m.mc.syncAt, time.Time{}
+	}
+	if m.sched != nil {
+		// When the clock was set back the time may come again; never later than planned.
+		if next := m.sched.Next(now); m.dueAt.IsZero() || next.Before(m.dueAt) {
+			m.dueAt = next
+		}
+		if !now.Before(m.dueAt) {
+			m.dueAt = m.sched.Next(now)
+			m.step(ctx, Due{By: "syncat"})
+		}
+	}
+	if m.state.Conf.SyncDelta > 0 {
+		if now.Sub(m.ticked).Abs() >= tickEvery {
+			m.ticked = now
+			m.step(ctx, Tick{})
+		}
+		m.publish() // rfs.synced goes down by itself
+	}
+}
+
 // reconfigure takes up a new active configuration.
 func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 	same := fmt.Sprint(mc.beats, mc.conf.Peer, mc.conf.Node) == fmt.Sprint(m.mc.beats, m.mc.conf.Peer, m.mc.conf.Node)
@@ -498,13 +528,13 @@ func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 	}
 }
 
-var whyTexts = map[Block]string{BlockNotUptodate: "notuptodate_server", BlockDegraded: "degraded_server"}
+var whyTexts = map[Block]string{BlockNotUptodate: "notuptodate_server", BlockDegraded: "degraded_server", BlockSyncat: "rfs_syncat_wait"}
 
 // publish copies the state for readers.
 func (m *module) publish() {
 	s := &m.state
 	now := time.Now()
-	changedRes := m.res.set(now, s.resources())
+	changedRes := m.res.set(now, s.resources(now))
 	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
 		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog}

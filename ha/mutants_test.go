@@ -11,23 +11,24 @@ import (
 var mutants = []struct {
 	name       string
 	data, cuts bool
+	variant    string
 	step       func(State, Event, time.Time) (State, []Action)
 }{
-	{"a primary goes on without the peer's word", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"a primary goes on without the peer's word", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		s, a := Step(s, e, now)
 		if s.Reign && s.Peer.Known {
 			s.Peer.Outdated = Drop{math.MaxUint64, 0}
 		}
 		return s, a
 	}},
-	{"a second takes over when only the stream is lost", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"a second takes over when only the stream is lost", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		if t, ok := e.(Told); ok && t.Event.Kind == PeerLost && s.Role == RoleSecond {
 			s, _ = Step(s, e, now)
 			return Step(s, Linked{0, LinkDown}, now)
 		}
 		return Step(s, e, now)
 	}},
-	{"a second concedes and stays up to date", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"a second concedes and stays up to date", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		was := s.Fresh
 		s, a := Step(s, e, now)
 		if s.Yield != 0 && was {
@@ -36,7 +37,7 @@ var mutants = []struct {
 		}
 		return s, a
 	}},
-	{"the reign is released before the application has stopped", false, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"the reign is released before the application has stopped", false, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		s, a := Step(s, e, now)
 		for i, t := range s.Plan {
 			if t.Kind == MarkRelease {
@@ -46,59 +47,80 @@ var mutants = []struct {
 		}
 		return s, a
 	}},
-	{"both nodes count epochs alike", false, true, func(s State, e Event, now time.Time) (State, []Action) {
+	{"both nodes count epochs alike", false, true, "", func(s State, e Event, now time.Time) (State, []Action) {
 		second := s.Conf.Second
 		s.Conf.Second = false
 		s, a := Step(s, e, now)
 		s.Conf.Second = second
 		return s, a
 	}},
-	{"WAIT does not look at the peer any more", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"WAIT does not look at the peer any more", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		if _, ok := e.(Heard); ok && s.Role == RoleWait && s.Why != NoBlock {
 			return s, nil
 		}
 		return Step(s, e, now)
 	}},
-	{"the death of the replica goes unnoticed", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"the death of the replica goes unnoticed", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		if _, ok := e.(Gone); ok {
 			return s, nil
 		}
 		return Step(s, e, now)
 	}},
-	{"a reboot is taken for a restart of the daemon", false, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"a reboot is taken for a restart of the daemon", false, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		if a, ok := e.(Adopted); ok {
 			a.Reboot = false
 			e = a
 		}
 		return Step(s, e, now)
 	}},
-	{"a restarted daemon forgets the script that runs", false, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"a restarted daemon forgets the script that runs", false, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		if _, ok := e.(Adopted); ok {
 			s.Cur = Task{}
 		}
 		return Step(s, e, now)
 	}},
-	{"two primaries that meet both stay", true, true, func(s State, e Event, now time.Time) (State, []Action) {
+	{"two primaries that meet both stay", true, true, "", func(s State, e Event, now time.Time) (State, []Action) {
 		if h, ok := e.(Heard); ok && s.Reign && s.Established {
 			h.Beat.Primary = false
 			e = h
 		}
 		return Step(s, e, now)
 	}},
-	{"a full copy counts as done when any synchronisation ends", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"a full copy counts as done when any synchronisation ends", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		if t, ok := e.(Told); ok && t.Event.Kind == Synced && s.Reign {
 			s.Sync = SyncPolicy{}
 		}
 		return Step(s, e, now)
 	}},
-	{"a demand for a full copy is forgotten by the second that is restarted", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"a demand for a full copy is forgotten by the second that is restarted", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		s, a := Step(s, e, now)
 		if s.Role == RoleSecond && !s.Reign {
 			s.Sync = SyncPolicy{}
 		}
 		return s, a
 	}},
-	{"what was conceded is forgotten over a stop", true, false, func(s State, e Event, now time.Time) (State, []Action) {
+	{"syncdelta is enough while the peer is heard", true, false, "syncdelta", func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		if s.Role == RoleWait && s.Why == BlockNotUptodate && s.heard() {
+			s, b := Step(s, Linked{0, LinkDown}, now)
+			return s, append(a, b...)
+		}
+		return s, a
+	}},
+	{"rfs.syncat stays up", true, false, "syncat", func(s State, e Event, now time.Time) (State, []Action) {
+		s.SyncDue = s.Role != RoleStop
+		return Step(s, e, now)
+	}},
+	{"the default primary asks, and is not heard", false, false, "lastprim", func(s State, e Event, now time.Time) (State, []Action) {
+		if h, ok := e.(Heard); ok {
+			h.Beat.SwapAsk = 0
+			e = h
+		}
+		s, a := Step(s, e, now)
+		s.Home = s.Home || s.SwapAsk != 0
+		return s, a
+	}},
+	{"what was conceded is forgotten over a stop", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		s, a := Step(s, e, now)
 		if s.Role == RoleStop {
 			s.Stale, s.Handed, s.Data.Uptodate = false, false, true
@@ -116,7 +138,7 @@ func TestMutantsAreCaught(t *testing.T) {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
 			for seed := range int64(3000) {
-				trail, bad := walk(seed, m.data, m.cuts, func(w *world) { w.step = m.step })
+				trail, bad := walk(seed, m.data, m.cuts, m.variant, func(w *world) { w.step = m.step })
 				if bad != "" {
 					t.Logf("caught by walk %d after %d moves: %s", seed, len(trail), bad)
 					return

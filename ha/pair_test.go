@@ -33,7 +33,7 @@ type pair struct {
 // waitLimit is how long a test waits for something that must come.
 const waitLimit = 20 * time.Second
 
-func newPair(t *testing.T, data bool) *pair {
+func newPair(t *testing.T, data bool, tweak ...func(*moduleConf)) *pair {
 	p := &pair{t: t, data: &fakeData{}}
 	ports := freePorts(t)
 	for i := range 2 {
@@ -44,6 +44,9 @@ func newPair(t *testing.T, data bool) *pair {
 			conf: Conf{Node: fmt.Sprintf("node%d", i+1), Peer: fmt.Sprintf("node%d", 2-i), Second: i == 1, HasData: data,
 				Failover: true, Heartbeats: []string{"default"}, MaxLoop: 3, LoopInterval: time.Hour},
 			beats: []heartbeatConf{{Ident: "default", Local: me, Remote: other, Pulse: 50 * time.Millisecond, Timeout: 500 * time.Millisecond}}}
+		for _, f := range tweak {
+			f(p.confs[i])
+		}
 		for _, name := range []string{"prestart", "poststop", "transition", "start_both", "stop_both", "start_prim", "stop_prim", "start_second", "stop_second", "start_sec", "stop_sec"} {
 			p.script(i, name, `echo "$0 $*" | sed 's,.*/,,' >>"$SAFEVAR/ran"`)
 		}

@@ -1,5 +1,7 @@
 package ha
 
+import "github.com/skfs/skfs/conf"
+
 // A transition is planned here: the tasks of each, in order. What the scripts
 // are and how they follow each other is §14.2 of the guide, which reduces to one
 // rule: each role wants some parts of the application (partsOf), a transition
@@ -47,6 +49,8 @@ func (m *machine) scripts(role Role, action string) {
 // start: STOP to WAIT. The replica comes up read-only; what it knows decides.
 func (m *machine) start() {
 	m.Why, m.Released, m.Followed = NoBlock, 0, false
+	m.SyncDue = m.Conf.SyncAt
+	m.Home = m.Conf.DefaultPrim == m.Conf.Node || m.Conf.DefaultPrim == conf.DefaultLast && m.WasPrim
 	m.script("prestart", RoleWait, "start")
 	m.script("transition", RoleWait, "start")
 	m.Role = RoleWait
@@ -61,6 +65,10 @@ func (m *machine) stop() {
 	action := "stop"
 	if m.Order == OrderStopstart {
 		action = "stopstart"
+	}
+	if m.Role != RoleWait {
+		// One that gives way to another primary does not want to be it again.
+		m.WasPrim = (m.Role == RoleAlone || m.Role == RolePrim) && !(m.heard() && m.Peer.Primary)
 	}
 	m.stopParts(m.Up, RoleWait, action)
 	if m.Reign {
@@ -105,7 +113,7 @@ func (m *machine) reign(f Force, to Role, start Parts) {
 	m.Epoch = m.nextEpoch()
 	m.Seen = m.Epoch
 	m.Reign, m.Established, m.Unprotected, m.Drained, m.Drop = true, false, false, false, Drop{}
-	m.Lost, m.Rival, m.Followed, m.Why, m.SwapAsk = false, false, false, NoBlock, 0
+	m.Lost, m.Rival, m.Followed, m.Why, m.SwapAsk, m.Home = false, false, false, NoBlock, 0, false
 	m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
 	if m.Conf.HasData {
 		m.plan(Task{Kind: TaskPromote, Epoch: m.Epoch, Forced: f})
@@ -140,6 +148,31 @@ func (m *machine) abandon() {
 	m.toWait()
 }
 
+// syncedForNow: a second that is brought up to date at scheduled times is so, and
+// waits for the next one. From here on it is not up to date any more.
+func (m *machine) syncedForNow() {
+	m.SyncDue = false
+	m.say("nfsadmin", "Resource rfs.syncat set to down by nfsadmin")
+	m.stopParts(m.Up, RoleWait, "stop")
+	m.script("transition", RoleWait, "stop")
+	m.plan(Task{Kind: MarkRole, Role: RoleWait})
+	m.Fresh, m.Followed, m.Follower, m.Stale, m.Why = false, false, false, true, NoBlock
+	m.Data.Joined, m.Data.Synced = false, false
+	if m.Data.Running && !m.Data.Gone {
+		m.plan(Task{Kind: TaskOutdate, Epoch: m.Epoch})
+	}
+}
+
+// goHome: the default primary, which was started as a second, asks for the reign
+// once everything has settled (§5.8).
+func (m *machine) goHome() {
+	p := m.Peer
+	if m.Home && m.Fresh && m.synced() && !m.Swapping && p.Role == RolePrim && p.Colour == Green {
+		m.Home, m.SwapAsk = false, m.Epoch
+		m.say("heart", "Transition SWAP from defaultprim")
+	}
+}
+
 // leave: a second that cannot go on waits again.
 func (m *machine) leave() {
 	m.stopParts(m.Up, RoleWait, "stop")
@@ -165,7 +198,7 @@ func (m *machine) follow() {
 	}
 	afresh := m.Afresh || !m.Follower || m.Epoch != m.Peer.Epoch
 	m.Epoch = m.Peer.Epoch
-	m.Followed, m.Fresh, m.Swapping, m.SwapAsk, m.Released, m.Why = true, false, false, 0, 0, NoBlock
+	m.Followed, m.Fresh, m.Swapping, m.SwapAsk, m.Released, m.Why, m.Doubt = true, false, false, 0, 0, NoBlock, false
 	if m.Conf.HasData {
 		t := m.syncTask()
 		m.plan(t)

@@ -79,7 +79,7 @@ func (r *resources) list() []Resource {
 }
 
 // resources are what the guide shows of a module with "state -v" (§7.9).
-func (s *State) resources() map[string]string {
+func (s *State) resources(now time.Time) map[string]string {
 	r := map[string]string{
 		"state.local":  strings.ToLower(s.Role.String()),
 		"state.remote": strings.ToLower(s.Remote.Role.String()),
@@ -100,6 +100,12 @@ func (s *State) resources() map[string]string {
 		r["rfs.uptodate"] = v
 		r["rfs.degraded"] = updown(s.Data.Degraded)
 		s.syncResources(r)
+		if s.Conf.SyncDelta > 0 {
+			r["rfs.synced"] = updown(s.recent(now))
+		}
+		if s.Conf.SyncAt {
+			r["rfs.syncat"] = updown(s.SyncDue)
+		}
 	}
 	return r
 }

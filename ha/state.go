@@ -41,6 +41,7 @@ type State struct {
 	Rival    bool // primary: met another one that has to give up
 	Followed bool // second: the data of the primary of Epoch was asked for
 	Follower bool // the replica follows, or tries to, since Followed or before
+	Doubt    bool // second: a Synced came that may be of an older stream
 	Afresh   bool // what a Follow brought before does not count: it was conceded
 	Fresh    bool // second: has everything that was ever answered
 	Up       Parts
@@ -50,6 +51,10 @@ type State struct {
 	SyncWith FollowOptions // …what was asked for then
 	FullFor  uint64        // …and the full copy that its primary demanded, see Beat.Full
 	FullDid  uint64        // second: the demand that was met
+	SyncedAt time.Time     // when the data was last the peer's; kept with Conf.SyncDelta only
+	SyncDue  bool          // rfs.syncat: the data is to be brought up to date now
+	WasPrim  bool          // was primary when the module was stopped
+	Home     bool          // wants to be primary as soon as it is up to date: the default primary was started
 	Loops    int           // automatic stopstarts since LoopFrom
 	LoopFrom time.Time
 
@@ -76,6 +81,9 @@ type Conf struct {
 	Heartbeats   []string // idents
 	MaxLoop      int
 	LoopInterval time.Duration // 0: loops are not counted
+	DefaultPrim  string        // alone, lastprim or a node, see conf.Module
+	SyncDelta    time.Duration // see conf.RFS
+	SyncAt       bool          // the data is brought up to date at scheduled times only
 }
 
 // Remote is a role with its colour.
@@ -117,6 +125,7 @@ const (
 	NoBlock Block = iota
 	BlockNotUptodate
 	BlockDegraded
+	BlockSyncat // until the next scheduled synchronisation
 )
 
 // Link is the verdict about one heartbeat.

@@ -20,6 +20,9 @@ func Step(s State, e Event, now time.Time) (State, []Action) {
 	role, colour := s.Role, s.Colour
 	m.take(e)
 	m.settle()
+	if _, tick := e.(Tick); m.Conf.SyncDelta > 0 && (tick && m.same() || m.same() != s.same()) {
+		m.SyncedAt = now.UTC().Truncate(time.Second)
+	}
 	if m.Colour = m.colour(); m.Role != role || m.Colour != colour {
 		level := LevelInfo
 		if m.Colour != Magenta {
@@ -67,6 +70,19 @@ func (m *machine) colour() Colour {
 		}
 	}
 	return Magenta
+}
+
+// same says that the data here is the peer's, as far as is known.
+func (s *State) same() bool {
+	return s.Data.Joined && s.Data.Synced && (s.Reign || s.Role == RoleSecond && s.Fresh)
+}
+
+// recent says that the data, which may not be up to date, was the peer's not longer
+// ago than Conf.SyncDelta (rfs.synced, §13.6.4.4). When the clock was set back
+// nobody knows how long ago that was.
+func (s *State) recent(now time.Time) bool {
+	ago := now.Sub(s.SyncedAt)
+	return s.Conf.SyncDelta > 0 && s.Data.Consistent && !s.SyncedAt.IsZero() && ago >= -time.Second && ago < s.Conf.SyncDelta
 }
 
 // synced says that the stream is up and both data are the same.
@@ -246,17 +262,14 @@ func (m *machine) done(d Done) {
 		if !m.Followed {
 			return // it was conceded meanwhile: this does not count
 		}
-		// It may have followed all the time: then no event comes.
-		if d.Status.Connected {
-			m.Data.Joined = true
-			if d.Status.Synced && d.Status.Epoch == m.Epoch {
-				m.Data.Synced = true
-				m.inSync(d.Status.Follow)
-			}
-		}
+		m.followed(d.Status) // it may have followed all the time: then no event comes
 	case TaskStatus:
 		if d.Err != nil {
 			m.failed("say what it is", d.Err)
+			return
+		}
+		if m.Role == RoleSecond && m.Followed {
+			m.followed(d.Status)
 		}
 	case TaskDemote:
 		if m.Drained = d.Err == nil; !m.Drained {
@@ -300,6 +313,18 @@ func (m *machine) promoteFailed(t Task, err error) {
 	} else if m.Want == WantPrim || m.Want == WantPrimforce {
 		m.say("heart", "Requested prim start aborted")
 		m.Order = OrderStop
+	}
+}
+
+// followed takes over what the replica of a second says of its stream.
+func (m *machine) followed(st ReplicaStatus) {
+	if !st.Connected {
+		return
+	}
+	m.Data.Joined = true
+	if st.Synced && st.Epoch == m.Epoch {
+		m.Data.Synced = true
+		m.inSync(st.Follow)
 	}
 }
 

@@ -47,8 +47,8 @@ type supervised struct {
 
 // Command is something an administrator, a script or a detector asks of a module.
 type Command struct {
-	Name string   // start stop forcestop prim primforce second secondforce swap restart stopstart rfssync; shutdown: a stop because the host stops
-	Args []string // second: fullsync; secondforce: a date as RFC 3339 has it; rfssync: as parseSync says
+	Name string   // start stop forcestop prim primforce second secondforce swap restart stopstart rfssync set; shutdown: a stop because the host stops
+	Args []string // second: fullsync; secondforce: a date as RFC 3339 has it; rfssync: as parseSync says; set: a resource and its value
 	By   string   // as the log shows it: "SYSTEM/root", "web@10.0.0.1/SYSTEM/root"; "": SYSTEM/root
 }
 

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/skfs/skfs/conf"
 )
 
 // value waits until resource name of node i has a value that ok takes.
@@ -161,5 +163,153 @@ func TestSyncExternal(t *testing.T) {
 	p.refused(0, "STOP or ALONE green", "rfssync", "external", "prim", "B3")
 	if n := slices.Index(p.follows(1), "full"); n >= 0 {
 		t.Errorf("follow %d was full", n)
+	}
+}
+
+// The node that a module belongs to gets it back once it is up to date, and only
+// then: not after a swap (§5.8).
+func TestDefaultPrim(t *testing.T) {
+	p := newPair(t, true, func(mc *moduleConf) { mc.conf.DefaultPrim = "node1" })
+	p.up()
+	p.do(0, "stop")
+	p.want("STOP red", "ALONE green")
+	p.do(0, "start")
+	p.want("PRIM green", "SECOND green")
+	p.logged(0, 0, "End of stop", "Transition SWAP from defaultprim", "Begin of Swap", "Script start_prim", "Local state PRIM green")
+
+	n := len(p.lines(0))
+	p.until(0, "a remote that is green", func(st ModuleState) bool { return st.RemoteCol == Green })
+	p.do(0, "swap")
+	p.want("SECOND green", "PRIM green")
+	p.do(1, "stopstart") // node1 takes over; node2, which is started, is second again
+	p.want("PRIM green", "SECOND green")
+	for _, line := range p.lines(0)[n:] {
+		if strings.Contains(line, "defaultprim") {
+			t.Errorf("a swap that was commanded is undone: %q", line)
+		}
+	}
+}
+
+func TestLastPrim(t *testing.T) {
+	p := newPair(t, true, func(mc *moduleConf) { mc.conf.DefaultPrim = conf.DefaultLast })
+	p.up()
+	p.do(1, "stop") // a second that returns stays one
+	p.want("ALONE green", "STOP red")
+	p.do(1, "start")
+	p.want("PRIM green", "SECOND green")
+	p.do(0, "stop")
+	p.want("STOP red", "ALONE green")
+	p.close(0) // the daemon forgets nothing
+	p.open(0)
+	p.do(0, "start")
+	p.want("PRIM green", "SECOND green")
+	p.logged(0, 0, "Transition SWAP from defaultprim", "Local state PRIM green")
+}
+
+// A second that is brought up to date at scheduled times waits between them.
+func TestSyncAt(t *testing.T) {
+	p := newPair(t, true, func(mc *moduleConf) { mc.conf.SyncAt = true })
+	p.do(0, "prim")
+	p.want("ALONE green", "STOP red")
+	p.do(1, "start")
+	p.want("ALONE green", "WAIT red")
+	p.logged(1, 0, "Resource rfs.syncat set to down by nfsadmin", "Action wait from failover rule rfs_syncat_wait", "Local state WAIT red")
+	p.logged(1, 0, "Updating directory tree from /replicated")
+	p.value(1, "rfs.syncat", is("down"))
+	p.value(1, "rfs.uptodate", is("down"))
+	p.refused(1, "only rfs.syncat can be set", "set", "rfs.uptodate", "up")
+
+	n := len(p.lines(1))
+	p.do(1, "set", "rfs.syncat", "up")
+	p.logged(1, n, "Resource rfs.syncat set to up by SYSTEM/root", "Transition WAKEUP from failover rule Implicit_WAKEUP",
+		"Resource rfs.syncat set to down by nfsadmin", "Local state WAIT red")
+	p.want("ALONE green", "WAIT red")
+
+	// It is not up to date: it does not take over.
+	p.do(0, "stop")
+	p.want("STOP red", "WAIT red")
+	p.value(1, "rfs.uptodate", is("down"))
+	p.do(0, "start")
+	p.want("ALONE green", "WAIT red")
+}
+
+// The schedule makes a moment due once, also when nobody was awake then.
+func TestSchedule(t *testing.T) {
+	s, err := conf.ParseSchedule("0 3 * * *")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPair(t, true, func(mc *moduleConf) { mc.conf.SyncAt, mc.syncAt = true, s })
+	p.do(0, "prim")
+	p.want("ALONE green", "STOP red")
+	p.do(1, "start")
+	p.want("ALONE green", "WAIT red")
+	p.close(1)
+
+	mc := p.confs[1]
+	m, err := openModule(p.paths(1), mc, fakeLauncher{p.data, 1}, func(text string) { t.Log(text) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	day := func(d, h int) time.Time { return time.Date(2026, 3, d, h, 0, 0, 0, time.Local) }
+	for i, c := range []struct {
+		now time.Time
+		due bool
+	}{
+		{day(1, 2), false}, {day(1, 3), true}, {day(1, 4), false},
+		{day(4, 2), true}, {day(4, 2), false}, {day(4, 5), true}, // three nights were slept through: once
+		{day(3, 1), false}, {day(3, 3), true}, // the clock was set back
+	} {
+		m.state.SyncDue = false
+		m.clockwork(t.Context(), c.now)
+		if m.state.SyncDue != c.due {
+			t.Errorf("%d: at %v due=%t, want %t", i, c.now, m.state.SyncDue, c.due)
+		}
+	}
+}
+
+// With syncdelta a node that is alone may serve data that is a little old.
+func TestSyncDelta(t *testing.T) {
+	for _, delta := range []time.Duration{0, time.Hour, time.Nanosecond} {
+		t.Run(delta.String(), func(t *testing.T) {
+			p := newPair(t, true, func(mc *moduleConf) { mc.conf.SyncDelta = delta })
+			p.up()
+			p.do(1, "stop")
+			p.want("ALONE green", "STOP red")
+			p.until(1, "a remote that is ALONE", func(st ModuleState) bool { return st.Remote == RoleAlone })
+			p.close(0)
+			p.until(1, "a remote that is silent", func(st ModuleState) bool { return st.Remote == RoleUnknown })
+			p.do(1, "start")
+			if delta < time.Second {
+				p.want("-", "WAIT red")
+				p.logged(1, 0, "Action wait from failover rule notuptodate_server")
+				return
+			}
+			p.value(1, "rfs.synced", is("up"))
+			p.want("-", "ALONE green")
+			p.logged(1, 0, "Resource rfs.uptodate set to up by failover rule rfs_forceuptodate", "Script start_prim")
+		})
+	}
+}
+
+func TestRecent(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	for _, c := range []struct {
+		delta, ago   time.Duration
+		inconsistent bool
+		want         bool
+	}{
+		{time.Hour, time.Minute, false, true}, {time.Hour, 59 * time.Minute, false, true}, {time.Hour, time.Hour, false, false},
+		{time.Hour, -time.Minute, false, false}, // the clock was set back
+		{time.Hour, time.Minute, true, false}, {0, 0, false, false},
+	} {
+		s := State{Conf: Conf{SyncDelta: c.delta}, SyncedAt: now.Add(-c.ago), Data: Data{Consistent: !c.inconsistent}}
+		if got := s.recent(now); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+	if s := (State{Conf: Conf{SyncDelta: time.Hour}, Data: Data{Consistent: true}}); s.recent(time.Unix(60, 0)) {
+		t.Error("what was never in sync is recent")
 	}
 }

@@ -11,6 +11,8 @@ func (m *machine) take(e Event) {
 		m.done(e)
 	case Told:
 		m.told(e.Event)
+	case Due:
+		m.due(e.By)
 	case Gone:
 		if m.Data.Running && !(m.Cur.Kind == TaskStop) {
 			m.Data = Data{Running: true, Gone: true, Degraded: m.Data.Degraded}
@@ -39,6 +41,16 @@ func (s *State) Refusal(c Command) error {
 	case c.Name == "rfssync":
 		if why := s.mayRfssync(c.Args); why != "" {
 			return no("%s", why)
+		}
+		return nil
+	case c.Name == "set":
+		switch {
+		case len(c.Args) != 2 || c.Args[0] != "rfs.syncat" || c.Args[1] != "up":
+			return no("only rfs.syncat can be set, to up")
+		case !s.Conf.SyncAt:
+			return no("<rfs> has no syncat")
+		case s.Role == RoleStop:
+			return no("the module is stopped")
 		}
 		return nil
 	case c.Name == "secondforce" && len(c.Args) == 1:
@@ -109,8 +121,12 @@ func (m *machine) asked(c Command) {
 	default:
 		m.say("heart", fmt.Sprintf("Action %s called by %s", c.Name, by))
 	}
-	if c.Name == "rfssync" {
+	switch c.Name {
+	case "rfssync":
 		m.setSync(c.Args)
+		return
+	case "set":
+		m.due(by)
 		return
 	}
 	m.Loops = 0
@@ -145,6 +161,18 @@ func (m *machine) asked(c Command) {
 			return
 		}
 		m.SwapAsk = m.Epoch
+	}
+}
+
+// due: the data is to be brought up to date now (§13.6.4.10).
+func (m *machine) due(by string) {
+	if !m.Conf.SyncAt || m.SyncDue || m.Role == RoleStop {
+		return
+	}
+	m.SyncDue = true
+	m.say("nfsadmin", "Resource rfs.syncat set to up by "+by)
+	if m.Why == BlockSyncat {
+		m.say("heart", "Transition WAKEUP from failover rule Implicit_WAKEUP")
 	}
 }
 
@@ -212,8 +240,9 @@ func (m *machine) told(e ReplicaEvent) {
 			m.Fresh = false
 		}
 	case Synced:
-		if !m.Data.Joined {
-			return // of a stream that was conceded to be lost
+		if !m.Data.Joined { // of a stream that was conceded to be lost, or its PeerJoined came before m.Epoch
+			m.Doubt = !m.Reign
+			return
 		}
 		m.Data.Synced = true
 		if m.Reign {
@@ -298,6 +327,7 @@ func (m *machine) adopted(e Adopted) {
 		m.State = State{
 			Conf: m.Conf, Role: RoleStop, Since: m.now, Epoch: m.Epoch, Seen: max(m.Seen, m.Epoch),
 			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops, Sync: m.Sync,
+			SyncedAt: m.SyncedAt, WasPrim: m.Role == RoleAlone || m.Role == RolePrim || m.Role == RoleStop && m.WasPrim,
 			Loops: m.Loops, LoopFrom: m.LoopFrom, TaskID: m.TaskID, Links: m.Links,
 		}
 		return

@@ -100,6 +100,11 @@ type (
 	}
 	// Told is an event of the replica.
 	Told struct{ Event ReplicaEvent }
+	// Tick comes now and then while the module is started.
+	Tick struct{}
+	// Due says that the time of a scheduled synchronisation has come. By is who says
+	// so: the schedule, or a command.
+	Due struct{ By string }
 	// Gone says that the replica ended by itself.
 	Gone struct{}
 	// Heard is a beat of the peer.
@@ -124,6 +129,8 @@ type (
 func (Asked) isEvent()        {}
 func (Done) isEvent()         {}
 func (Told) isEvent()         {}
+func (Tick) isEvent()         {}
+func (Due) isEvent()          {}
 func (Gone) isEvent()         {}
 func (Heard) isEvent()        {}
 func (Linked) isEvent()       {}
