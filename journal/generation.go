@@ -119,7 +119,9 @@ func (l Lineage) past() []Generation { return append(l.History[:], l.Base) }
 //
 // A second that lacks nothing goes the same way from Offered on; it
 // records Adopted before it receives anything. So no two times of being in sync
-// have a checkpoint in common, and a host that is put back in time betrays itself.
+// have a checkpoint in common, and a host that is put back in time betrays itself;
+// unless it is a primary that is put back to a moment of the very copy whose
+// interruption the second still shows: then `second fullsync` is needed.
 //
 // Everything that this host had executed, sent or applied before checkpoint
 // Checkpoint is on its disk; everything since checkpoint Noted is in its notes,
