@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/skfs/skfs/e2e/lab"
 	"github.com/skfs/skfs/e2e/ledger"
@@ -235,8 +236,8 @@ func (s *trip) bothBack() {
 // ways are all ways to go away that do not depend on what changes meanwhile.
 func ways() []row {
 	return []row{
-		{way{name: "SECOND stopped", leave: (*trip).stop}, usual},
-		{way{name: "PRIM stopped", role: "PRIM", leave: (*trip).stop}, usual},
+		{way{name: "SECOND stopped", exact: true, leave: (*trip).stop}, usual},
+		{way{name: "PRIM stopped", exact: true, role: "PRIM", leave: (*trip).stop}, usual},
 		{way{name: "SECOND stopped, then PRIM", leave: (*trip).stop, back: func(s *trip) {
 			s.halt(s.stays)
 			s.do(s.stays, "start")
@@ -303,7 +304,7 @@ func ways() []row {
 			s.boot(s.away)
 			s.alone()
 		}}, unsynced},
-		{way{name: "the replication cable of SECOND pulled", leave: func(s *trip) { s.links(false, "repli"); s.unsent(); s.alone() }, back: func(s *trip) {
+		{way{name: "the replication cable of SECOND pulled", leave: func(s *trip) { s.links(false, "repli"); s.nudge(); s.alone() }, back: func(s *trip) {
 			s.links(true, "repli")
 			s.await(s.away, "SECOND")
 		}}, usual},
@@ -331,12 +332,11 @@ func ways() []row {
 			s.await(s.away, "SECOND")
 		}}, usual},
 		{way{name: "the disk of SECOND full", crash: true, leave: func(s *trip) {
-			_, err := lab.Fill(s.backing(s.away))
-			s.must(err)
+			s.fill()
 			s.extra = spent{bytes: 4 << 20, files: 1}
 			s.logged(s.stays, func() { s.write("full", 4<<20) }, "Local state ALONE")
 		}, back: func(s *trip) {
-			s.must(os.Remove(filepath.Join(s.backing(s.away), ".lab-fill")))
+			s.unfill()
 			s.await(s.away, "SECOND")
 		}}, usual},
 
@@ -391,7 +391,7 @@ func ways() []row {
 			s.await(s.away, "SECOND")
 		}}, streamed},
 
-		{way{name: "swap under load", leads: true, cost: nothing, leave: loaded(func(s *trip) {
+		{way{name: "swap under load", leads: true, leave: loaded(func(s *trip) {
 			s.do(s.prim, "swap")
 			s.await(s.prim, "SECOND")
 			s.await(s.prim.Peer(), "PRIM")
@@ -445,7 +445,7 @@ func ways() []row {
 			s.stop()
 			s.offWhile(func() error { return s.away.ReplaceDisk(dataDir) })
 		}}, usual},
-		{way{name: "an empty disk mounted on the newest, both stopped", role: "PRIM", cost: anew, leave: (*trip).stop, back: func(s *trip) {
+		{way{name: "an empty disk mounted on the newest, both stopped", role: "PRIM", both: true, cost: anew, leave: (*trip).stop, back: func(s *trip) {
 			if fullOnly() {
 				s.start()
 				return
@@ -483,10 +483,34 @@ var damaged = func() change {
 // stay is how hosts come back that were never away.
 func (s *trip) stay() {}
 
-// unsent makes the primary notice that nobody receives.
-func (s *trip) unsent() {
+// fill uses up the disk of the host that goes away, by a file that is nobody's
+// business: it leaves no trace in the directory when unfill takes it away.
+func (s *trip) fill() {
 	s.t.Helper()
-	s.overwrite("file", 10, 0)
+	s.untouched(func() {
+		_, err := lab.Fill(s.backing(s.away))
+		s.must(err)
+	})
+}
+
+func (s *trip) unfill() {
+	s.t.Helper()
+	s.untouched(func() { s.must(os.Remove(filepath.Join(s.backing(s.away), ".lab-fill"))) })
+}
+
+// untouched does something and sets the times of the tree's root back.
+func (s *trip) untouched(do func()) {
+	s.t.Helper()
+	var st unix.Stat_t
+	s.must(unix.Stat(s.backing(s.away), &st))
+	do()
+	s.must(unix.UtimesNanoAt(unix.AT_FDCWD, s.backing(s.away), []unix.Timespec{st.Atim, st.Mtim}, 0))
+}
+
+// nudge makes the primary notice that nobody receives.
+func (s *trip) nudge() {
+	s.t.Helper()
+	s.must(os.WriteFile(s.at("nudge"), []byte("is anybody there?"), 0o644))
 }
 
 // loaded does something while clients ask for entries, and wants every one that
@@ -579,14 +603,14 @@ func (s *trip) bothVersions() {
 func rows() []row {
 	all := ways()
 	for _, c := range changes() {
-		all = append(all, row{way{name: "SECOND stopped", leave: (*trip).stop}, c})
+		all = append(all, row{way{name: "SECOND stopped", exact: true, leave: (*trip).stop}, c})
 		if !long() {
 			continue
 		}
 		all = append(all,
 			row{way{name: "power cut of SECOND", crash: true, leave: fail(powerCut)}, c},
 			row{way{name: "power cut of PRIM", role: "PRIM", crash: true, leave: fail(powerCut)}, c},
-			row{way{name: "the replication cable of SECOND pulled", leave: func(s *trip) { s.links(false, "repli"); s.alone() }, back: func(s *trip) {
+			row{way{name: "the replication cable of SECOND pulled", exact: true, leave: func(s *trip) { s.links(false, "repli"); s.nudge(); s.alone() }, back: func(s *trip) {
 				s.links(true, "repli")
 				s.await(s.away, "SECOND")
 			}}, c})
