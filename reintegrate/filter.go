@@ -47,6 +47,9 @@ func (t *table) choose(op *journal.Op) verdict {
 	switch op.Kind {
 	case journal.KindCreate:
 		if !t.at(op.Parent).listed() {
+			if t.delta {
+				t.objects[op.ID] = pending // until its name is sent
+			}
 			return verdict{}
 		}
 		t.objects[op.ID] = settled

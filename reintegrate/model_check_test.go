@@ -38,23 +38,24 @@ func differences(a, b *tree) []string {
 			say("%s (%s): mtime %v, %v", path, x.id, x.mtime, y.mtime)
 		}
 	}
+	short := func(path string) string { return path[max(0, len(path)-40):] }
 	var walk func(path string, x, y *node)
 	walk = func(path string, x, y *node) {
 		if seen[x] {
 			return
 		}
 		seen[x] = true
-		same(path, x, y)
+		same(short(path), x, y)
 		for name, k := range x.names {
 			if l := y.names[name]; l == nil {
-				say("%s/%s (%s): missing", path, name, k.id)
+				say("%s/%s (%s): missing", short(path), name, k.id)
 			} else {
 				walk(path+"/"+name, k, l)
 			}
 		}
 		for name, l := range y.names {
 			if x.names[name] == nil {
-				say("%s/%s (%s): too much", path, name, l.id)
+				say("%s/%s (%s): too much", short(path), name, l.id)
 			}
 		}
 	}

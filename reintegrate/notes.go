@@ -63,6 +63,11 @@ type loader struct {
 	noted   map[journal.FileID]*fileRef
 	dirs    map[journal.FileID]uint8
 	depths  map[journal.FileID]int
+
+	// Set when all is loaded, and the maps above, but for dirs and depths, are the
+	// table's.
+	attrDirs []dirRef
+	sizes    []int64 // of the files of noted
 }
 
 // load makes the table that of a delta, and queues the directories that are noted.
@@ -97,16 +102,12 @@ func (p *Pass) load() error {
 	for _, d := range l.listing() {
 		p.queue.addDir(d)
 	}
+	for _, size := range l.sizes {
+		p.meter.found(size)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for id, f := range l.noted {
-		switch l.objects[id] {
-		case dirListed:
-			p.dirs = append(p.dirs, dirRef{id, f.tree})
-		default:
-			p.meter.found(f.size)
-		}
-	}
+	p.dirs = append(p.dirs, l.attrDirs...)
 	return nil
 }
 
@@ -162,6 +163,17 @@ func (l *loader) note(tree uint8, id journal.FileID, n journal.Lack) error {
 	}
 	l.noted[id] = &f
 	return nil
+}
+
+// end says that all is loaded.
+func (l *loader) end() {
+	for id, f := range l.noted {
+		if l.objects[id] == dirListed {
+			l.attrDirs = append(l.attrDirs, dirRef{id, f.tree})
+		} else {
+			l.sizes = append(l.sizes, f.size)
+		}
+	}
 }
 
 // notedBytes is the region that is noted of a file of that size.

@@ -348,7 +348,13 @@ func (p *Pass) Failed(op *journal.Op, remote error) bool {
 	for _, f := range files {
 		p.meter.found(f.size)
 	}
-	return p.queue.again(dirs, files)
+	if p.queue.again(dirs, files) {
+		return true
+	}
+	for _, f := range files {
+		p.meter.gone(f.size)
+	}
+	return false
 }
 
 // isWaiting says whether an object is to be passed again anyway, and notes that it

@@ -42,7 +42,7 @@ const (
 	DirPut
 	DirTake
 	DirKeep
-	DirVouch // with none, More or Put: the answer says what differs; stubs are marked
+	DirVouch // with none, More or Put: the answer says what differs
 )
 
 // Bits of Op.Flags of KindSyncBegin.
@@ -64,8 +64,7 @@ const (
 	entryStub                     // what is there is of an earlier pass, not completed, or without identity until now
 )
 
-// stubMode are the permissions of a file that was made by a pass with DirVouch,
-// until its attributes are sent, after its data: notes tell what was changed of
+// stubMode are the permissions of a file that was made by a pass, until its attributes are sent, after its data: notes tell what was changed of
 // an object that SECOND had, so the next pass must know one that never was
 // complete. Nobody gives a file these bits, and if: it is compared.
 const stubMode = 0o7000

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/skfs/skfs/journal"
 )
@@ -51,11 +52,13 @@ type queue struct {
 	files fifo[fileRef]
 	busy  struct{ dirs, files int }
 
-	// A directory could be listed, or not since the others were tried; why not.
-	listedOne bool
-	futile    error
-	err       error // the first; everybody leaves
-	over      bool
+	// Rounds of after since a directory could be listed, and why not; waiting: for
+	// the next one.
+	rounds  int
+	futile  error
+	waiting *time.Timer
+	err     error // the first; everybody leaves
+	over    bool
 }
 
 var errOver = errors.New("the pass is over")
@@ -109,19 +112,37 @@ func (q *queue) takeDir() (dirRef, error) {
 	return q.dirs.pop(), nil
 }
 
-// retry begins another round of what could not be listed before, unless the last
-// round was to no avail. mu is held.
+// What could not be listed is tried again at once when another directory could be,
+// else after a while: what failed on SECOND is only about to be known. After so
+// many rounds to no avail the pass has failed.
+const (
+	maxRounds     = 100
+	roundInterval = 10 * time.Millisecond
+)
+
+// retry begins another round of what could not be listed before. mu is held.
 func (q *queue) retry() {
-	if q.after.len() == 0 || q.dirs.len() > 0 || q.busy.dirs > 0 || q.err != nil {
+	if q.after.len() == 0 || q.dirs.len() > 0 || q.busy.dirs > 0 || q.waiting != nil || q.err != nil || q.over {
 		return
 	}
-	if !q.listedOne {
+	if q.rounds++; q.rounds > maxRounds {
 		q.err = q.futile
 		q.cond.Broadcast()
 		return
 	}
-	q.listedOne = false
-	q.dirs, q.after = q.after, q.dirs
+	if q.rounds == 1 {
+		q.dirs, q.after = q.after, q.dirs
+		return
+	}
+	q.waiting = time.AfterFunc(roundInterval, func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.waiting = nil
+		for q.after.len() > 0 {
+			q.dirs.push(q.after.pop())
+		}
+		q.cond.Broadcast()
+	})
 }
 
 // later takes a directory that could not be listed yet.
@@ -137,7 +158,7 @@ func (q *queue) later(d dirRef, why error) {
 func (q *queue) listed() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.listedOne = true
+	q.rounds = 0
 }
 
 // answerTo hands a list that takeDir has led to over to who waits for its answers:

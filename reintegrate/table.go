@@ -215,6 +215,15 @@ func (t *table) suspend(id journal.FileID) meeting {
 	return metNew
 }
 
+// forget says that SECOND could not be told of an entry after all.
+func (t *table) forget(id journal.FileID) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.objects[id]; s == named || s == dirNamed {
+		t.objects[id] = pending
+	}
+}
+
 // vouch settles an object of which SECOND has said that it is there as it is here.
 // False: something was changed since, and it has to be passed.
 func (t *table) vouch(id journal.FileID) bool {
@@ -255,7 +264,7 @@ func (t *table) start(l *loader) error {
 	if err := l.again(t.missed); err != nil {
 		return err
 	}
-	for id, s := range t.objects { // born without a name meanwhile
+	for id, s := range t.objects { // born meanwhile
 		l.objects[id] = s
 		delete(l.noted, id)
 	}
@@ -264,6 +273,7 @@ func (t *table) start(l *loader) error {
 			t.regions[id] = &region{}
 		}
 	}
+	l.end()
 	clear(t.missed)
 	t.objects, t.noted, t.rest = l.objects, l.noted, settled
 	return nil

@@ -245,8 +245,8 @@ func (c certificate) of(have, e *Entry) (said byte) {
 }
 
 // stub is the entry that an object which SECOND does not have is made from.
-func (c certificate) stub(e *Entry) *Entry {
-	if !c.asked || e.Type() != sIFREG {
+func stub(e *Entry) *Entry {
+	if e.Type() != sIFREG {
 		return e
 	}
 	s := *e
@@ -363,7 +363,7 @@ func makeName(s Sink, c certificate, dir journal.FileID, e *Entry) (said byte, e
 	case !errors.Is(err, syscall.ENOENT):
 		return 0, err
 	}
-	return entryCreated, s.Create(dir, c.stub(e))
+	return entryCreated, s.Create(dir, stub(e))
 }
 
 // same says whether what is there can be the object of an entry, by what never

@@ -36,6 +36,11 @@ func (p *Pass) walk() error {
 		if err != nil {
 			return left(err)
 		}
+		if p.table.delta && !p.reachable(d) {
+			p.queue.later(d, fmt.Errorf("names of directory %s: the directories above it cannot be made as they are here", d.id))
+			p.queue.doneDir()
+			continue
+		}
 		p.taken(d.id)
 		l, err := p.list(d)
 		if err != nil {
@@ -48,6 +53,16 @@ func (p *Pass) walk() error {
 		}
 		p.queue.answerTo(l)
 	}
+}
+
+// reachable says whether SECOND has a directory, and where PRIM has it: its turn has
+// come. What has been removed is found out by listing it.
+func (p *Pass) reachable(d dirRef) bool {
+	if d.id == journal.RootID(d.tree) {
+		return true
+	}
+	up, err := p.source(d.tree).Parent(d.id)
+	return err != nil || p.inPlace(d.tree, up)
 }
 
 // collectAnswers takes what SECOND says about names until the pass is over.
@@ -162,7 +177,7 @@ func (p *Pass) collect(l *asked) error {
 		data, err := answer(a)
 		switch {
 		case err != nil && p.table.delta && (errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.EINVAL)):
-			return p.later(l.dir, err)
+			return p.later(l, err)
 		case err != nil:
 			return fmt.Errorf("names of directory %s: %w", l.dir.id, err)
 		}
@@ -250,10 +265,17 @@ func (p *Pass) collectDelta(e *askedEntry, said byte) {
 }
 
 // later makes the names of a directory pending again that SECOND could not make so
-// now: it does not have the directory yet, or one that is to be moved into it is
-// still above it. There is always one that can be listed: nothing above it is
-// pending. So those that could not are tried again after the others.
-func (p *Pass) later(d dirRef, why error) error {
+// now: it does not have the directory, or one that is to be moved into it is above
+// it there. That comes from what went on meanwhile, or from what SECOND did alone.
+// There is always one that can be listed: nothing above it is pending. So those that
+// could not are tried again after the others.
+func (p *Pass) later(l *asked, why error) error {
+	for i := range l.entries {
+		if e := &l.entries[i]; e.met == metNew {
+			p.table.forget(e.id)
+		}
+	}
+	d := l.dir
 	err := p.source(d.tree).WithObject(d.id, func(*Attrs, File) error {
 		p.table.demote(d.id)
 		return nil
