@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -164,16 +163,6 @@ func (a *App) stateLq(c *cli.Context) error {
 	return cli.Exit("", code)
 }
 
-func (a *App) watchState(c *cli.Context, am string) error {
-	return a.client.Watch(c.Context, am, func(s ha.ModuleState) error {
-		if c.Bool("json") {
-			return a.printJSON(s)
-		}
-		_, err := fmt.Fprintf(a.out, "%s %s %s%s\n", time.Now().Format("2006-01-02 15:04:05.000"), am, stateText(s.Role, s.Colour), details(s))
-		return err
-	})
-}
-
 func stateText(r ha.Role, c ha.Colour) string { return fmt.Sprintf("%v (%v)", r, c) }
 
 // details is what a state has besides its name.
@@ -186,8 +175,7 @@ func details(s ha.ModuleState) string {
 		d = append(d, s.Busy)
 	}
 	if p := s.Progress; p.BytesDone+p.BytesLeft+p.FilesDone+p.FilesLeft > 0 {
-		d = append(d, fmt.Sprintf("synchronising: %d of %d files, %s of %s, %s/s, %v left",
-			p.FilesDone, p.FilesDone+p.FilesLeft, byteText(p.BytesDone), byteText(p.BytesDone+p.BytesLeft), byteText(p.Rate), p.Left.Round(time.Second)))
+		d = append(d, "synchronising: "+progressText(p))
 	}
 	if s.Why != "" {
 		d = append(d, s.Why)
