@@ -2,7 +2,8 @@
 // syntax of the guide (§9), and the processes daemon and replica.
 //
 //	argv ──normalise──▶ urfave/cli ──▶ command ──▶ web.Client ──▶ daemon
-//	                                          └──▶ conf (files; when no daemon runs)
+//	                                          ├──▶ conf (files; when no daemon runs)
+//	                                          └──▶ replica.Client (rfsdiff, splitbrain)
 //
 //	skfs daemon  = ha.Supervisor + web.Server + launcher
 //	skfs replica = replica.Run

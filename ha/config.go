@@ -69,6 +69,10 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 		if !ok {
 			return nil, fmt.Errorf("module %s: node %s is not on network %s, which replication uses", am, peer, m.RFS.Flow)
 		}
+		mc.conf.Pairing = peer
+		for _, r := range m.RFS.Replicated {
+			mc.conf.Pairing += "\n" + r.Dir
+		}
 		mc.conf.SyncDelta = m.RFS.SyncDelta
 		if m.RFS.SyncAt != "" {
 			mc.conf.SyncAt = true

@@ -18,8 +18,8 @@
 // # The automaton
 //
 // Step is in step.go (tasks, their ends), take.go (events to facts), decide.go
-// (facts to transitions) and plan.go (what a transition consists of). State is a
-// value, and all that is known.
+// (facts to transitions) and plan.go (what a transition consists of); sync.go is
+// what the next synchronisation copies. State is a value, and all that is known.
 //
 // A node reigns from the moment it claims an epoch until its application is
 // stopped and its data handed over. Every reign has an epoch of its own: greater
@@ -53,6 +53,24 @@
 // other lacks gives up; if both did, the smaller epoch, which held the reign
 // before, stays and takes a new epoch above the other's.
 //
+// # What is synchronised, and when
+//
+// A SyncPolicy asks for more than what is known to differ (second fullsync,
+// primforce, rfssync, secondforce). It counts until a synchronisation that began
+// with it has ended. The second passes it to its replica with Follow; what the
+// primary wants is in its heartbeats.
+//
+//	primary                                second
+//	rfssync full: beat Full=T ─────────▶   Follow{Full}, again if one was under way
+//	                                       Synced{Full}
+//	policy default again      ◀──────────  beat FullDone=T
+//
+// With syncat a second that is in sync gives its data up (Outdate) and waits until
+// it is due again; the primary goes on alone, and it is never the one that takes
+// over. With syncdelta a node whose data is not the newest for sure takes over
+// when it is alone and was in sync not long ago: both may serve then. A default
+// primary (defaultprim) that was started as a second asks for a swap once.
+//
 // # Guarantees
 //
 //   - Never two nodes that serve in the same epoch. While the nodes hear each
@@ -78,7 +96,8 @@
 //     only cut off, both nodes end as ALONE (§4.2.10): there is no witness yet. The
 //     same holds for a daemon that stays away longer than the timeout while its
 //     application runs.
-//   - Clocks of the nodes need not agree: nothing compares them.
+//   - Clocks of the nodes need not agree: nothing compares them. syncdelta and
+//     syncat go by this node's own; a clock that was set back makes nothing recent.
 //   - A call to a replica does not take as long as a join, a whole synchronisation
 //     and a new loss of the stream.
 //   - Scripts do not leave their process group if they want to be killable.

@@ -51,6 +51,7 @@ type State struct {
 	SyncWith FollowOptions // …what was asked for then
 	FullFor  uint64        // …and the full copy that its primary demanded, see Beat.Full
 	FullDid  uint64        // second: the demand that was met
+	Pairing  string        // Conf.Pairing as it was when it was looked at last
 	SyncedAt time.Time     // when the data was last the peer's; kept with Conf.SyncDelta only
 	SyncDue  bool          // rfs.syncat: the data is to be brought up to date now
 	WasPrim  bool          // was primary when the module was stopped
@@ -82,6 +83,7 @@ type Conf struct {
 	MaxLoop      int
 	LoopInterval time.Duration // 0: loops are not counted
 	DefaultPrim  string        // alone, lastprim or a node, see conf.Module
+	Pairing      string        // with whom which directories are replicated
 	SyncDelta    time.Duration // see conf.RFS
 	SyncAt       bool          // the data is brought up to date at scheduled times only
 }

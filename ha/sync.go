@@ -118,6 +118,18 @@ func (m *machine) setSync(args []string) {
 	m.say("nfsadmin", "Synchronization policy set to "+p.String())
 }
 
+// paired notices that other directories, or with another node, are replicated than
+// before: what is known of the peer's data says nothing of that.
+func (m *machine) paired() {
+	old := m.Pairing
+	m.Pairing = m.Conf.Pairing
+	if old == m.Pairing || old == "" || m.Pairing == "" {
+		return
+	}
+	m.Sync = SyncPolicy{Mode: SyncFull, Asked: uint64(m.now.UnixNano())}
+	m.say("nfsadmin", "Synchronization policy set to full: other directories, or with another node, are replicated")
+}
+
 // cannotSync says why this node cannot follow p with its policy, or returns "".
 func (m *machine) cannotSync(p Beat) string {
 	switch {

@@ -313,3 +313,24 @@ func TestRecent(t *testing.T) {
 		t.Error("what was never in sync is recent")
 	}
 }
+
+// Other directories: what is known of the other node's data is worth nothing.
+func TestPairing(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	s := State{Role: RoleStop}
+	conf := func(pairing string) Conf { return Conf{HasData: true, Pairing: pairing} }
+	for i, c := range []struct {
+		pairing string
+		full    bool
+	}{{"node2\n/a", false}, {"node2\n/a", false}, {"node2\n/a\n/b", true}, {"node2\n/a\n/b", false}, {"node3\n/a\n/b", true}, {"", false}, {"node3\n/a", false}} {
+		s.Sync = SyncPolicy{}
+		s, _ = Step(s, Reconfigured{conf(c.pairing)}, now)
+		if full := s.Sync.Mode == SyncFull; full != c.full {
+			t.Errorf("%d: after %q full=%t", i, c.pairing, full)
+		}
+	}
+	s.Conf = conf("node4\n/x") // while no daemon ran
+	if s, _ = Step(s, Adopted{Reboot: true}, now); s.Sync.Mode != SyncFull {
+		t.Error("a daemon that is started does not look")
+	}
+}

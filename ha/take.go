@@ -25,6 +25,7 @@ func (m *machine) take(e Event) {
 		m.adopted(e)
 	case Reconfigured:
 		m.Conf = e.Conf
+		m.paired()
 		if len(m.Links) != len(e.Conf.Heartbeats) {
 			m.Links = make([]Link, len(e.Conf.Heartbeats))
 			m.Peer = Beat{}
@@ -320,13 +321,14 @@ func (m *machine) linked(e Linked) {
 // to the replica.
 func (m *machine) adopted(e Adopted) {
 	m.Peer, m.Links = Beat{}, make([]Link, len(m.Conf.Heartbeats))
+	m.paired()
 	if e.Reboot {
 		if m.Role != RoleStop {
 			m.say("heart", "Previous halt unexpected")
 		}
 		m.State = State{
 			Conf: m.Conf, Role: RoleStop, Since: m.now, Epoch: m.Epoch, Seen: max(m.Seen, m.Epoch),
-			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops, Sync: m.Sync,
+			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops, Sync: m.Sync, Pairing: m.Pairing,
 			SyncedAt: m.SyncedAt, WasPrim: m.Role == RoleAlone || m.Role == RolePrim || m.Role == RoleStop && m.WasPrim,
 			Loops: m.Loops, LoopFrom: m.LoopFrom, TaskID: m.TaskID, Links: m.Links,
 		}
