@@ -1,5 +1,6 @@
 // Package reintegrate brings a node that was away up to date, while the
-// application writes.
+// application writes: by what is noted that it lacks, by times, or by comparing
+// everything.
 //
 // The copy is one more writer into the ordered stream of package journal: it locks
 // an object as a live operation does, reads it, numbers what it sends, unlocks. So
@@ -30,6 +31,31 @@
 // gets its attributes, the modification time last (SyncAttrs); directories get
 // theirs when all names are settled. SyncEnd empties the holding area.
 //
+// # Modes
+//
+//	        directories sent          files compared by hash
+//	Full    all                       all
+//	Scan    all                       those that SECOND does not vouch for, or that were
+//	                                  changed after Since by either host's ctime
+//	Delta   those that are noted      the zones that are noted; and of what a directory
+//	                                  that is sent names, what SECOND does not vouch for
+//
+// In a delta and a scan the answer to a list says of each entry whether SECOND had
+// the object, and whether it is as on PRIM by type, size, mtime, mode and owner.
+// Since attributes are sent last, those that are equal say that a copy was
+// complete. What SECOND made new is passed as in a full pass, and so on below it
+// for a directory. A file that a pass makes has permissions that no file has
+// (stubMode) until it is complete: notes tell what was changed of an object that
+// SECOND had, so a pass after one that was cut off must know what SECOND never had.
+//
+// A delta begins with the notes: every noted object is looked at once, for what it
+// is and how long (see loader). Names first, from the top down: so when a directory
+// is sent, SECOND has it, and where PRIM has it, unless it was moved meanwhile; then
+// it is tried again after the others. Then the files, for which the notes are asked
+// again at their turn, as live operations go on noting. Nothing else is read, so a
+// delta costs what is noted and what the lists name, whatever the size of the tree.
+// An object that is gone by its turn is nothing.
+//
 // # What is forwarded meanwhile
 //
 // An object is pending until its turn. Changes of what is pending are carried out
@@ -39,17 +65,28 @@
 //	state     names (directory)   data (file)            attributes, xattrs
 //	pending   pending             pending                pending
 //	named     –                   pending                pending
-//	passing   –                   outside [frontier,     pending
-//	                              end) forwarded
+//	passing   –                   outside its region     pending
+//	                              forwarded
 //	dirNamed  pending             –                      pending
 //	dirListed forwarded           –                      pending
 //	settled   forwarded           forwarded              forwarded
 //
-// A large file is made as long on SECOND as it is on PRIM at its start; that is its
-// end. Only [frontier, end) is pending: what is appended is forwarded, so that a
-// file which grows faster than it can be copied comes to its end (R11), and a
-// truncation moves the end down and is forwarded. The pending bytes do not change
-// on SECOND before the copy changes them, so hashes need no lock and no order.
+// What the table does not hold is pending, in a delta settled once the notes are
+// read. While they are read all is pending; what is changed meanwhile is noted, and
+// read last.
+//
+// A large file is made as long on SECOND as it is on PRIM at its start. Its region
+// is what of that length is still to be copied: everything, or in a delta the zones
+// that are noted. What is appended is forwarded, so that a file which grows faster
+// than it can be copied comes to its end (R11), and a truncation cuts the region and
+// is forwarded. The bytes of the region do not change on SECOND before the copy
+// changes them, so hashes need no lock and no order. A file of which attributes
+// alone are noted is passing with an empty region from the start.
+//
+// What a list names and the delta has not met is pending from before the list until
+// the answer (named, dirNamed), then settled if SECOND has vouched for it. A change
+// that was not forwarded until then is remembered as missed: such an object is
+// passed by its notes, in a scan by hash.
 //
 // Changes of names. L: the directory is listed (dirListed or settled). N: it is
 // not. X is the object, V what has the target name already.
@@ -58,7 +95,7 @@
 //	create in L        as it is                X is settled from birth; its attributes
 //	                                           are sent again at the end, because what it
 //	                                           inherits in L may differ there until then
-//	create in N        –
+//	create in N        –                       delta: X is pending
 //	tmpfile            as it is                X is settled from birth
 //	link into L        as it is                X pending: put(X) instead, X is queued
 //	link into N        –                       X born without a name in the pass: keep(X)
@@ -79,13 +116,26 @@
 // forwarded there, by FileID. put makes one name as a list would. keep gives a file
 // without a name one in the holding area. X is hidden if it may have another name
 // in a directory that is pending: the last name that SECOND knows of it must not be
-// deleted. When all directories are listed nothing is hidden any more.
+// deleted. In a delta nobody has looked at all names, so until all directories are
+// listed every X is hidden. Then nothing is any more.
 //
 // Why moving directories on SECOND never makes a loop: the parent of a listed
 // directory is, on SECOND, listed or the holding area. So what lies above a
 // directory whose names are being set is listed, or the holding area; the listed
 // are above it on PRIM too, where nothing can move into itself, and nothing that is
 // still pending is above it.
+//
+// In a delta a directory without notes counts as listed while one above it may be
+// pending, so it may be elsewhere on SECOND: below X even, when X is to be moved
+// into it. Therefore, until all are listed, a directory with a pending one above it
+// that is to take in a directory becomes pending itself (bar), and a directory is
+// sent only when those above it were. What is above the topmost pending directory
+// has no notes or was sent, hence is as on PRIM: it can always be sent, and the rest
+// after it.
+//
+// In split brain SECOND may have deleted what has no notes of PRIM's. A change of
+// that is forwarded and fails there, until the directory that SECOND has noted is
+// sent; Failed has it passed again.
 //
 // An open file that has no name and may get one (O_TMPFILE) is not found by the
 // walk; Source.Orphans names those that are left after it. RENAME_WHITEOUT makes
@@ -103,10 +153,17 @@
 //
 // # Assumptions
 //
+// An operation is noted before Filter is asked. Notes know every object that
+// SECOND may lack, or have otherwise than the names, attributes and zones that are
+// not noted: new objects as Whole, with the names of their directory. Every object
+// is found by its FileID on both hosts before a delta begins. Moves of directories
+// between directories come one at a time, as the kernel has them.
+//
 // Filter is called under the locks of everything that op conflicts with
 // (journal.Keys), the zone in case of a write, the rest of the file from its offset
 // on in case of fallocate and truncation; Source takes the same locks. Run begins
-// when every live operation that has not asked Filter has ended. The receiver
+// when every live operation that has not asked Filter has ended, or in a delta is
+// noted and has its locks. The receiver
 // treats SyncBegin, SyncDir and SyncEnd as barriers, and Target.Around stands
 // before the ordinary applier. KindRelease may name an object that SECOND has
 // dropped. SECOND's directory is written by nobody else.
@@ -115,18 +172,25 @@
 //
 // locks of objects (Source's, or those of the caller of Filter) → room in the
 // stream → the mutexes of queue, table, meter and Pass, which are leaves and held
-// for no more than a look: none is held while anything is awaited.
+// for no more than a look: none is held while anything is awaited. Once, at the end
+// of reading the notes, the table's is held over Notes.Get, Source.Stat and
+// Source.Parent, for what was changed in the last moment before.
 //
 // # Memory
 //
-// About 40 bytes for each object of the tree on PRIM while the pass runs, 48 for
-// each file that waits (a million at most, then the walk waits), the list of the
-// directory at hand on both hosts, one zone for each worker.
+// About 40 bytes for each object of the tree on PRIM while the pass runs, in a delta
+// for each that is noted, is named by a list or is made; 48 for each file that waits
+// (a million at most, then the walk waits); some 100 for each object that is noted,
+// until its turn; the list of the directory at hand on both hosts, one zone for each
+// worker.
 //
 // # Interruption
 //
 // A pass that is cut off leaves SECOND inconsistent (the caller has noted that
 // durably before SyncBegin, R9), with objects in the holding area. Nothing is to be
 // cleaned up: the next pass finds them by their FileIDs there, and costs hashing
-// what was copied before.
+// what was copied before. Notes stay until a pass has ended, so a delta that was cut
+// off is followed by a delta. But a full pass or a scan changes what is not noted
+// (the mtime of a file that it writes to, until it sends its attributes): after one
+// that was cut off comes a scan or a full pass, never a delta.
 package reintegrate
