@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strconv"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type module struct {
 	tasks   sync.WaitGroup
 	prog    ReplicaProgress
 	asking  bool // a Status for prog is under way
+	netout  throughput
 	ticked  time.Time
 	dueAt   time.Time // of the next scheduled synchronisation, for schedule
 	sched   conf.Schedule
@@ -463,14 +465,17 @@ func (m *module) startReplica(ctx context.Context, r Replica, t Task) (Replica, 
 
 // askProgress asks the replica how far a synchronisation is.
 func (m *module) askProgress(ctx context.Context) {
-	if !m.state.Data.Joined || m.state.Data.Synced || m.replica == nil {
+	joined := m.state.Data.Joined && m.replica != nil
+	if !joined || m.state.Data.Synced {
 		if m.prog != (ReplicaProgress{}) {
 			m.prog = ReplicaProgress{}
 			m.publish()
 		}
-		return
 	}
-	if m.asking {
+	if !joined && m.netout.stop() {
+		m.publish()
+	}
+	if !joined || m.asking || m.state.Data.Synced && (!m.state.Reign || !m.netout.due(time.Now())) {
 		return
 	}
 	m.asking = true
@@ -480,7 +485,10 @@ func (m *module) askProgress(ctx context.Context) {
 		m.post(ctx, func() {
 			m.asking = false
 			if err == nil && m.replica == r {
-				m.prog = st.Progress
+				if m.prog = st.Progress; m.state.Data.Synced {
+					m.prog = ReplicaProgress{}
+				}
+				m.netout.took(time.Now(), st.Sent)
 				m.publish()
 			}
 		})
@@ -534,7 +542,11 @@ var whyTexts = map[Block]string{BlockNotUptodate: "notuptodate_server", BlockDeg
 func (m *module) publish() {
 	s := &m.state
 	now := time.Now()
-	changedRes := m.res.set(now, s.resources(now))
+	values := s.resources(now)
+	if s.Conf.HasData {
+		values["rfs.netout_bandwidth"] = strconv.FormatUint(m.netout.rate, 10)
+	}
+	changedRes := m.res.set(now, values)
 	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
 		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog}

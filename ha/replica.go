@@ -156,6 +156,7 @@ type ReplicaStatus struct {
 	Degraded   bool
 	Rank       int           // of two data of the same epoch the greater knows more
 	Follow     FollowOptions // second that is synced: what the synchronisation was asked for
+	Sent       uint64        // primary: bytes on the stream to the second so far; a new stream begins at 0
 	Progress   ReplicaProgress
 }
 

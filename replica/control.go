@@ -74,6 +74,7 @@ type Status struct {
 	Frozen     bool     `json:"frozen"`
 	Degraded   bool     `json:"degraded"`
 	Rank       int      `json:"rank"`
+	Sent       uint64   `json:"sent"` // primary: bytes on the stream to the second so far
 	Progress   Progress `json:"progress"`
 
 	Follow FollowOptions `json:"follow,omitzero"` // second that is synced: what Follow had asked for
@@ -101,6 +102,7 @@ func (r *Replica) Status() Status {
 	if l := r.link; r.prim && l != nil {
 		s.Connected = l.sender.Err() == nil
 		s.Synced = s.Connected && l.synced.Load()
+		s.Sent = l.sender.Stats().SentBytes
 		if l.copying() {
 			p := l.pass.Progress()
 			s.Progress = Progress{p.FilesDone, p.FilesLeft, p.BytesDone, p.BytesLeft, p.Rate, p.Left}
