@@ -338,6 +338,7 @@ func (f *follower) inSync(op *journal.Op, epoch journal.Epoch) {
 	f.opts = FollowOptions{}
 	if copied {
 		r.log("E", "reintegre", "Copied %s", statistics(s.Stats))
+		r.log("I", "reintegre", "%s", looked(s.Stats))
 		r.log("E", "reintegre", "Reintegration ended (synchronize)")
 	}
 	r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch), Follow: did})
@@ -424,4 +425,9 @@ func statistics(s reintegrate.Stats) string {
 	}
 	return fmt.Sprintf("%d bytes of %d files (%d files checked, %d bytes equal), %.1f s, %d KB/s",
 		s.Copied, s.Sent, s.Files, s.Compared, s.Duration.Seconds(), rate)
+}
+
+// looked says what a synchronization had to read.
+func looked(s reintegrate.Stats) string {
+	return fmt.Sprintf("Looked at %d directories and %d files of the primary, %d bytes, in %d ms", s.Listed, s.Opened, s.Read, s.Duration.Milliseconds())
 }
