@@ -2,10 +2,12 @@ package fs
 
 import (
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/hanwen/go-fuse/v2/posixtest"
+	"golang.org/x/sys/unix"
 )
 
 // mountAlone mounts a fresh directory over itself, writable and without a peer.
@@ -45,5 +47,28 @@ func TestPosixAlone(t *testing.T) {
 			_, dir := mountAlone(t)
 			fn(t, dir)
 		})
+	}
+}
+
+// The root is the parent of what is in it, though skfs is mounted there.
+func TestParentOfTop(t *testing.T) {
+	f, dir := mountAlone(t)
+	if err := os.MkdirAll(filepath.Join(dir, "top", "below"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	top, err := f.tree.lookup(f.tree.rootObject(), "top", &st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := f.tree.lookup(top, "below", &st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if up, err := f.tree.Parent(below.id); err != nil || up != top.id {
+		t.Errorf("below: %v, %v, expected %v", up, err, top.id)
+	}
+	if up, err := f.tree.Parent(top.id); err != nil || up != f.tree.rootObject().id {
+		t.Errorf("top: %v, %v, expected the root", up, err)
 	}
 }

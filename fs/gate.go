@@ -61,7 +61,7 @@ type Gate struct {
 	mu       sync.RWMutex
 	peer     atomic.Pointer[peer]
 	writable atomic.Bool
-	changed  atomic.Bool // something was changed without a peer since the gate opened or the last one was in sync
+	changed  atomic.Bool // something was changed without a peer in sync since the gate opened or the last one was
 	changing sync.Mutex  // held while the first such change is announced
 
 	closed chan struct{} // closed by Abort: what is frozen gives up
@@ -69,11 +69,11 @@ type Gate struct {
 
 	// Notes is told of every mutation before it is sent or carried out; nil: none
 	// are kept. A note is on disk before the change can be, unless a peer in sync
-	// gets the change too.
+	// makes it too.
 	Notes Notes
 
-	// FirstChange is called before the first change without a peer is carried out:
-	// from then on the data here is another than the peer's.
+	// FirstChange is called before the first change without a peer in sync is carried
+	// out: from then on the data here is another than the peer's.
 	FirstChange func() error
 
 	// Suspect is called when an fsync has failed here or on the peer: what is
@@ -84,6 +84,7 @@ type Gate struct {
 type peer struct {
 	stream   Stream
 	pass     atomic.Pointer[Pass]
+	vouches  atomic.Bool   // its own notes count: see Vouched
 	released chan struct{} // closed by Release
 	release  sync.Once
 	refused  chan struct{} // closed by Shut, if nothing was ever sent to it
@@ -194,6 +195,14 @@ func (g *Gate) Synced(s Stream) {
 	}
 }
 
+// Vouched says that the peer behind s has recorded that it is in sync: what it
+// notes counts from now on, and notes here need not be on disk before a change is.
+func (g *Gate) Vouched(s Stream) {
+	if p := g.peer.Load(); p != nil && p.stream == s {
+		p.vouches.Store(true)
+	}
+}
+
 // Release lets the primary go on without its peer: frozen mutations are carried
 // out here only. The caller has made sure that the peer cannot be promoted as up
 // to date any more.
@@ -235,7 +244,11 @@ func (g *Gate) enter(ops ...*journal.Op) (ticket, syscall.Errno) {
 		return g.enterAlone(ops)
 	}
 	pass := p.pass.Load()
-	if e := g.note(ops, pass != nil); e != 0 {
+	e := g.note(ops, !p.vouches.Load())
+	if e == 0 && pass != nil { // a second that is not consistent is none yet
+		e = g.noteChange()
+	}
+	if e != 0 {
 		g.mu.RUnlock()
 		return ticket{}, e
 	}
@@ -395,7 +408,7 @@ func (g *Gate) post(op *journal.Op) bool {
 	}
 	ops := []*journal.Op{op}
 	pass := p.pass.Load()
-	if g.note(ops, pass != nil) != 0 {
+	if g.note(ops, !p.vouches.Load()) != 0 {
 		return false
 	}
 	if pass != nil {

@@ -371,7 +371,7 @@ func (t *Tree) Place(id, dir journal.FileID, name string) error {
 
 // nameOfDir finds the one name that a directory has: it looks through its parent.
 func (t *Tree) nameOfDir(fd int, ino uint64) (parent int, name string, err error) {
-	parent, err = unix.Openat(fd, "..", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	parent, err = t.openParent(fd, unix.O_RDONLY)
 	if err != nil {
 		return -1, "", err
 	}

@@ -266,6 +266,16 @@ func (t *Tree) Stat(id journal.FileID) (journal.Entry, error) {
 	return e, nil
 }
 
+// openParent opens the directory above one that is not the root. The way up to the
+// root would end in what is mounted on it, which is skfs itself.
+func (t *Tree) openParent(dir, flags int) (int, error) {
+	fd, err := unix.Openat2(dir, "..", &unix.OpenHow{Flags: uint64(flags) | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV})
+	if err == unix.EXDEV {
+		return unix.Openat(t.root, ".", flags|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	return fd, err
+}
+
 // Parent is the directory that a directory is in.
 func (t *Tree) Parent(dir journal.FileID) (journal.FileID, error) {
 	o, err := t.living(dir)
@@ -278,7 +288,7 @@ func (t *Tree) Parent(dir journal.FileID) (journal.FileID, error) {
 		return journal.FileID{}, gone(err)
 	}
 	defer e.put()
-	fd, err := unix.Openat(e.fd, "..", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := t.openParent(e.fd, unix.O_PATH)
 	if err != nil {
 		return journal.FileID{}, gone(err)
 	}

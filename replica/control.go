@@ -14,16 +14,18 @@ import (
 // The control socket. A client connects, writes one request, a JSON object on a
 // line, and reads one response; a request for events is answered by events, one
 // a line, until either end closes; one for quarantines by a line with a descriptor
-// for each directory that has some, and a response.
+// for each directory that has some, and a response; one for a verification by what
+// it finds, a VerifyLine a line, the last of which is its summary.
 
 // request is one line of a client.
 type request struct {
-	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop diff quarantines events
+	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop diff quarantines verify events
 	Epoch  uint64        `json:"epoch,omitempty"`
 	Force  Force         `json:"force,omitempty"`
 	Addr   string        `json:"addr,omitempty"`
 	Follow FollowOptions `json:"follow,omitzero"`
 	Clean  bool          `json:"clean,omitempty"`
+	Repair bool          `json:"repair,omitempty"` // of verify: and mend
 }
 
 // response is the answer to a request.
@@ -95,7 +97,7 @@ func (r *Replica) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := Status{
-		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(),
+		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(r.booted),
 		Uptodate: r.prim || r.synced || r.state.Uptodate(), Consistent: r.state.Consistent(),
 		Synced: r.synced, Degraded: r.cfg.Degraded,
 	}
@@ -217,6 +219,10 @@ func (r *Replica) serveClient(ctx context.Context, c net.Conn) {
 		r.serveEvents(ctx, c, enc)
 		return
 	}
+	if req.Method == "verify" {
+		r.serveVerify(ctx, c, enc, req.Repair)
+		return
+	}
 	var resp response
 	var err error
 	if req.Method == "quarantines" {
@@ -265,7 +271,7 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 	case "stop":
 		return r.Stop(ctx, req.Clean)
 	}
-	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop, diff, quarantines or events", req.Method)
+	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop, diff, quarantines, verify or events", req.Method)
 }
 
 // serveEvents streams events to the one client that listens.

@@ -33,8 +33,9 @@ func (r *Replica) awaken() error {
 	if err != nil {
 		return err
 	}
-	s.Standing = s.Restarted(boot != s.Boot, s.Role == RoleSecond)
-	s.Boot = boot
+	r.boot, r.booted = boot, s.Boot != boot && s.Boot != [16]byte{}
+	// One that was outdated may not have applied all it had received.
+	s.Standing = s.Restarted(r.booted, s.Role == RoleSecond || s.Role == RoleOutdated)
 	if s.Current != 0 && s.Checkpoint != 0 {
 		for _, f := range r.trees {
 			stamp, err := f.Tree().Stamp()
@@ -119,9 +120,6 @@ func (r *Replica) passOptions(v journal.Verdict) reintegrate.Options {
 func (r *Replica) firstChange() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.state.Current == 0 { // there has never been a peer
-		return nil
-	}
 	s := r.state
 	s.Standing = s.Mint(journal.NewGeneration())
 	r.minted = true

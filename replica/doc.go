@@ -24,22 +24,24 @@
 // be promoted; or the record there says durably that it may not. The three steps
 // of a join keep it so:
 //
-//  1. The primary welcomes the second; the second records "syncing" before it
-//     receives anything.
-//  2. The first operation of the stream is a mark. Its ack tells the primary that
-//     the record is made: only then does it carry out, without the second, what
-//     waited.
+//  1. The primary welcomes the second, and makes the second's notes its own.
+//  2. The second records "syncing", and says so: only then does the primary carry
+//     out, without the second, what waited.
 //  3. When the pass has ended the primary records "connected" (it is not surely
 //     the newest any more), and then sends a second mark, at which the second
 //     records "second": it may be promoted.
 //
 // A second that has ended in order and a primary that has not changed anything
 // since need no pass: both know the epoch and the number of the last operation.
-// This is what makes a swap cheap.
+// This is what makes a swap cheap. Otherwise what is copied is decided from the
+// records of both (decide.go), and is what both have noted of each other (notes.go)
+// wherever that is known to be enough. While both are in sync, checkpoints keep the
+// notes few (checkpoint.go).
 //
 // # What a crash leaves
 //
 // The backing directories, plain, after the stale mount is cleared at the next
-// start; rfs.state as last recorded; with async="none" a receive log, which the
-// next start replays.
+// start; rfs.state as last recorded; the notes, those of changes in sync as far as a
+// kill leaves them; the index of identities as of the last checkpoint; with
+// async="none" a receive log, which the next start replays.
 package replica

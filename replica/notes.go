@@ -44,6 +44,6 @@ func openNotes(cfg *Config, s State) (*notes, error) {
 		return nil, fmt.Errorf("notes of what the peer lacks: %w", err)
 	}
 	n := &notes{Lacks: l}
-	n.on.Store(s.Lineage.Current != 0)
+	n.on.Store(s.Shared || s.Base != 0)
 	return n, nil
 }

@@ -31,6 +31,8 @@ type greeting struct {
 	Aside bool          `json:"aside"`          // what only the second has is kept aside
 	Full  bool          `json:"full"`           // asked for by `second fullsync`
 	Since time.Time     `json:"since,omitzero"` // asked for by `secondforce -d`
+
+	Verify *verifyRequest `json:"verify,omitempty"` // no more than a verification is wanted
 }
 
 // plan is the payload of a Welcome: what is going to happen.
@@ -124,6 +126,10 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 	if err := json.Unmarshal(req.Payload, &g); err != nil {
 		req.Refuse("the hello cannot be understood: do both nodes run the same version?")
 		return fmt.Errorf("hello: %w", err)
+	}
+	if g.Verify != nil {
+		r.admitVerify(ctx, req, &g)
+		return nil
 	}
 	r.joins.Lock()
 	defer r.joins.Unlock()
@@ -507,7 +513,7 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 	if _, err = l.sender.Drain(ctx); err != nil {
 		return err
 	}
-	return r.met(l.mark, l.offered.Checkpoint)
+	return r.met(l)
 }
 
 // offer makes the data of this host durable, so that a second that has it all has
@@ -530,19 +536,20 @@ func (r *Replica) offer(second journal.Standing) (journal.Standing, error) {
 	return s.Standing, r.record(s)
 }
 
-// met drops the notes from before the pass, after the second has recorded that its
-// data is this host's as of checkpoint n.
-func (r *Replica) met(mark, n uint64) error {
+// met drops the notes from before the second joined, after it has recorded that its
+// data is this host's.
+func (r *Replica) met(l *primaryLink) error {
 	r.mu.Lock()
 	s := r.state
-	s.Standing = s.Met(n)
+	s.Standing = s.Met(l.offered.Checkpoint)
 	err := r.record(s)
 	r.relearn = false
 	r.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	return r.notes.Clear(mark)
+	r.gate.Vouched(l.sender)
+	return r.notes.Clear(l.mark)
 }
 
 // connected records that this primary is not surely the newest any more, unless

@@ -67,6 +67,8 @@ type Replica struct {
 	cmd   sync.Mutex
 	joins sync.Mutex
 
+	verifying verifications
+
 	mu      sync.Mutex
 	state   State // as on disk
 	prim    bool  // the gate is open
@@ -74,6 +76,8 @@ type Replica struct {
 	synced  bool  // second: the data is the primary's, and nothing has said otherwise since
 	base    State // primary: what a peer has that lacks nothing (RoleClean), if nothing was changed since
 	seq     journal.Seq
+	boot    [16]byte      // boot id of the kernel
+	booted  bool          // this host has booted since what the record tells of
 	forced  bool          // primary: by `prim` or `primforce`
 	minted  bool          // primary: Current is of this reign
 	relearn bool          // a crash may have taken entries from the index since the last checkpoint
@@ -343,7 +347,7 @@ func (r *Replica) reign(epoch uint64, force Force, f *follower) error {
 	if !s.Consistent() {
 		s.Strange = true // primforce: it is no generation's
 	}
-	s.Role, s.Epoch, s.Seq = RoleConnected, journal.Epoch(epoch), 0
+	s.Role, s.Epoch, s.Seq, s.Boot, r.booted = RoleConnected, journal.Epoch(epoch), 0, r.boot, false
 	if err := r.record(s); err != nil {
 		return err
 	}

@@ -239,7 +239,7 @@ func (f *follower) follows(epoch journal.Epoch, primary journal.Standing) error 
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.state
-	s.Role, s.Epoch, s.Seq = RoleSecond, epoch, 0
+	s.Role, s.Epoch, s.Seq, s.Boot, r.booted = RoleSecond, epoch, 0, r.boot, false
 	s.Standing = s.Adopted(primary, primary.Checkpoint, now())
 	if err := r.record(s); err != nil {
 		return err
@@ -261,6 +261,7 @@ func (f *follower) beginCopy(n uint64) error {
 		return err
 	}
 	s.Role, s.Epoch, s.Seq, s.Standing = RoleSyncing, f.epoch, 0, s.Begun(f.plan.Copy, n)
+	s.Boot, r.booted = r.boot, false
 	r.synced = false
 	return r.record(s)
 }

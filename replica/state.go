@@ -44,7 +44,7 @@ type State struct {
 	Seq   journal.Seq   // with RoleClean: the last of them; else all up to it are in the data, on disk
 
 	Instance uint64   // random; in the stamps of the trees that this record speaks of
-	Boot     [16]byte // boot id of the kernel under which the record was last looked at by a new process
+	Boot     [16]byte // boot id of the kernel when the reign or the following began
 	journal.Standing
 }
 
@@ -55,17 +55,25 @@ func (s State) Consistent() bool { return s.Role != RoleSyncing }
 func (s State) Uptodate() bool { return s.Role == RoleAlone && !s.Strange }
 
 // Rank orders data of the same epoch: the greater may be primary when both hosts
-// are there and neither is sure.
-func (s State) Rank() int {
+// are there and neither is sure. booted: the host has booted since the reign or the
+// following that the record tells of. A primary that lost its power while connected
+// may have lost what was not flushed; a second whose host went on has it.
+func (s State) Rank(booted bool) int {
 	switch s.Role {
 	case RoleAlone:
-		return 4
+		return 6
 	case RoleConnected:
-		return 3
-	case RoleClean:
-		return 2
+		if booted {
+			return 2
+		}
+		return 5
+	case RoleClean: // flushed
+		return 4
 	case RoleSecond:
-		return 1
+		if booted {
+			return 1
+		}
+		return 3
 	case RoleSyncing:
 		return -1
 	}
