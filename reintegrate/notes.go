@@ -70,14 +70,18 @@ type loader struct {
 	sizes    []int64 // of the files of noted
 }
 
+func newLoader(p *Pass) *loader {
+	return &loader{
+		p: p, objects: map[journal.FileID]state{}, noted: map[journal.FileID]*fileRef{},
+		dirs: map[journal.FileID]uint8{}, depths: map[journal.FileID]int{},
+	}
+}
+
 // load makes the table that of a delta, and queues the directories that are noted.
 // Before, everything is pending; what Filter has held back until then is noted, and
 // loaded last.
 func (p *Pass) load() error {
-	l := &loader{
-		p: p, objects: map[journal.FileID]state{}, noted: map[journal.FileID]*fileRef{},
-		dirs: map[journal.FileID]uint8{}, depths: map[journal.FileID]int{},
-	}
+	l := newLoader(p)
 	for tree, src := range p.sources {
 		orphans, err := src.Orphans()
 		if err != nil {

@@ -485,3 +485,63 @@ func TestFilterDelta(t *testing.T) {
 		t.Errorf("barred %v for a file", barred)
 	}
 }
+
+// TestDeltaRestarted: what is started again is not ended by those who were to pass
+// less of it.
+func TestDeltaRestarted(t *testing.T) {
+	w, dir, file := library(1, 1, 1000)
+	f, d := file[0][0], dir[0]
+	w.notes.of(f)
+	p := w.join(t, Delta)
+	if err := p.pass.load(); err != nil {
+		t.Fatal(err)
+	}
+	tb := p.pass.table
+	if !tb.attrsOnly(f) {
+		t.Fatal("it is noted for its attributes alone")
+	}
+	tb.begin(f, newRegion(1000)) // by Failed
+	tb.demote(d)                 // by later
+	c := copier{p: p.pass, buf: make([]byte, 64)}
+	if err := c.copyFile(context.Background(), fileRef{id: f, part: partAttrs}, theirs{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.pass.sendAttrsOf(dirRef{d, 0}); err != nil {
+		t.Fatal(err)
+	}
+	if tb.get(f) != passing || tb.get(d) != dirNamed {
+		t.Errorf("the file is %d, the directory %d: want %d, %d", tb.get(f), tb.get(d), passing, dirNamed)
+	}
+}
+
+// TestDeltaTable: the last moment before a delta begins, and a list that SECOND
+// could not make.
+func TestDeltaTable(t *testing.T) {
+	w, dir, file := library(1, 2, 1000)
+	p := w.join(t, Delta)
+	tb := p.pass.table
+	l := newLoader(p.pass)
+	w.notes.note(&journal.Op{Kind: journal.KindWrite, ID: file[0][0], Data: []byte("x")})
+	tb.miss(&journal.Op{Kind: journal.KindWrite, ID: file[0][0]})
+	if err := tb.start(l); err != nil {
+		t.Fatal(err)
+	}
+	if tb.get(file[0][0]) != pending || tb.get(file[0][1]) != settled {
+		t.Errorf("states %d, %d", tb.get(file[0][0]), tb.get(file[0][1]))
+	}
+	e := Entry{ID: file[0][1], Mode: sIFREG}
+	for range 2 {
+		if met := tb.suspend(e.ID); met != metNew {
+			t.Errorf("met %d, want as new: SECOND has not been told", met)
+		}
+		tb.found(&e)
+		tb.forget(e.ID)
+	}
+	tb.settle(e.ID)
+	if tb.forget(e.ID); tb.get(e.ID) != settled {
+		t.Error("what is settled was forgotten")
+	}
+	if tb.demote(dir[0]); tb.get(dir[0]) != dirNamed {
+		t.Error("not demoted")
+	}
+}

@@ -247,7 +247,6 @@ func (p *Pass) collectDelta(e *askedEntry, said byte) {
 		if n := p.table.takeNoted(e.id); n != nil {
 			p.meter.gone(n.size)
 			e.met = metNew
-			e.fresh = created && n.part != partAttrs // of these writes have been forwarded
 		}
 	}
 	switch {
