@@ -391,17 +391,6 @@ func (t *Tree) nameOfDir(fd int, ino uint64) (parent int, name string, err error
 	}
 }
 
-// openParent opens the directory that the one open as fd is in. The root is covered by
-// its mount, to which ".." would lead.
-func (t *Tree) openParent(fd, flags int) (int, error) {
-	flags |= unix.O_DIRECTORY | unix.O_CLOEXEC
-	up, err := unix.Openat2(fd, "..", &unix.OpenHow{Flags: uint64(flags), Resolve: unix.RESOLVE_NO_XDEV})
-	if err == unix.EXDEV {
-		return unix.Openat(t.root, ".", flags, 0)
-	}
-	return up, err
-}
-
 // Identify gives the object at name the identity id.
 func (t *Tree) Identify(dir journal.FileID, name string, id journal.FileID) error {
 	return t.withDir(dir, func(p *object, fd int) error {

@@ -266,6 +266,16 @@ func (t *Tree) Stat(id journal.FileID) (journal.Entry, error) {
 	return e, nil
 }
 
+// openParent opens the directory above one that is not the root. The way up to the
+// root would end in what is mounted on it, which is skfs itself.
+func (t *Tree) openParent(dir, flags int) (int, error) {
+	fd, err := unix.Openat2(dir, "..", &unix.OpenHow{Flags: uint64(flags) | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV})
+	if err == unix.EXDEV {
+		return unix.Openat(t.root, ".", flags|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	return fd, err
+}
+
 // Parent is the directory that a directory is in.
 func (t *Tree) Parent(dir journal.FileID) (journal.FileID, error) {
 	o, err := t.living(dir)
