@@ -11,8 +11,12 @@ import (
 // the gate in steps, so that a large file costs no memory; what has come of it
 // there is let go if the name does not follow. The file is locked.
 func (f *FS) bear(o *object) error {
-	if f.gate.unpeered() {
-		return nil // a peer that comes later finds it by its name
+	// A peer that comes later finds it by its name and its note.
+	if alone, e := f.gate.unpeered(&journal.Op{Kind: journal.KindTmpfile, Tree: f.tree.num, ID: o.id}); alone {
+		if e != 0 {
+			return e
+		}
+		return nil
 	}
 	fd, err := o.open(unix.O_RDONLY)
 	if err != nil {

@@ -160,20 +160,31 @@ func (g *Gate) Abort() { g.once.Do(func() { close(g.closed) }) }
 // since the gate opened or the last peer was in sync, it calls connect while no
 // mutation is under way and takes the stream that connect returns (nil: none).
 func (g *Gate) JoinClean(connect func() Stream) bool {
-	if g.peer.Load() != nil {
-		return false // mutations may be frozen; they hold the gate
+	// A peer that was there may have changes that are frozen now. One that was never
+	// there has not: but changes that wait for it hold the gate.
+	if g.wasPeer() || !g.mu.TryLock() {
+		return false
 	}
-	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.changed.Load() || g.peer.Load() != nil {
+	if g.changed.Load() || g.wasPeer() {
 		return false
 	}
 	s := connect()
 	if s == nil {
 		return false
 	}
-	g.peer.Store(newPeer(s))
+	g.peer.Swap(newPeer(s)).thaw() // nothing waits, and nothing will wait for what is gone
 	return true
+}
+
+// wasPeer says whether there is or was a peer that may have been sent something.
+func (g *Gate) wasPeer() bool {
+	p := g.peer.Load()
+	if p == nil {
+		return false
+	}
+	_, never := p.stream.(noStream)
+	return !never
 }
 
 // Join sends mutations to a peer that is about to be brought up to date by pass.
@@ -300,15 +311,19 @@ func (g *Gate) cannotRecord(err error) syscall.Errno {
 	return syscall.EIO
 }
 
-// unpeered says whether there is no peer, and if so that something is being
-// changed: one that lacks nothing else must not join now.
-func (g *Gate) unpeered() bool {
+// unpeered says whether there is no peer, and if so notes op, which nobody is sent:
+// one that lacks nothing else must not join now.
+func (g *Gate) unpeered(op *journal.Op) (bool, syscall.Errno) {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	if g.peer.Load() != nil {
-		return false
+		return false, 0
 	}
-	return g.noteChange() == 0
+	e := g.note([]*journal.Op{op}, true)
+	if e == 0 {
+		e = g.noteChange()
+	}
+	return true, e
 }
 
 // noteChange is called before each change without a peer.

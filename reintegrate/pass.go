@@ -26,6 +26,8 @@ type Options struct {
 	Mode  Mode
 	Notes Notes        // Delta: what SECOND may lack. Its zones are of ZoneSize.
 	Since journal.Time // Scan: a file whose ctime is later, here or on SECOND, is compared
+
+	Restored bool // Scan: a backup was restored on SECOND; its ctimes mean nothing
 	Keep  bool         // SECOND keeps what only it had, instead of deleting it at the end
 }
 
@@ -179,7 +181,9 @@ func (p *Pass) beginning(tree uint8) *journal.Op {
 	case Delta:
 		op.Flags |= BeginDelta
 	case Scan:
-		op.Data = appendTime(nil, p.o.Since)
+		if !p.o.Restored {
+			op.Data = appendTime(nil, p.o.Since)
+		}
 	}
 	return op
 }

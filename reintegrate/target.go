@@ -299,12 +299,15 @@ func setNames(s Sink, c certificate, dir journal.FileID, entries []Entry) ([]byt
 		h := &have[k]
 		i, wanted := want[h.Name]
 		if wanted {
-			kept, err := keepName(s, dir, h, &entries[i])
+			kept, named, err := keepName(s, dir, h, &entries[i])
 			if err != nil {
 				return nil, err
 			}
 			if kept {
 				said[i] = c.of(h, &entries[i])
+				if named { // what it is below its name, nobody has vouched for
+					said[i] |= entryDiffers | entryStub
+				}
 				delete(want, h.Name)
 				continue
 			}
@@ -326,26 +329,26 @@ func setNames(s Sink, c certificate, dir journal.FileID, entries []Entry) ([]byt
 
 // keepName says whether what is there stays for an entry of the same name: it is
 // the object, or it can become it, since it has no identity and no other object
-// has this one. Then its content is compared later instead of copied.
-func keepName(s Sink, dir journal.FileID, have, e *Entry) (bool, error) {
+// has this one (named). Then its content is compared later instead of copied.
+func keepName(s Sink, dir journal.FileID, have, e *Entry) (kept, named bool, err error) {
 	if !same(have, e) {
-		return false, nil
+		return false, false, nil
 	}
 	if have.ID.IsZero() && have.Nlink > 1 {
 		// Another name of it may have been kept since the directory was read.
 		now, err := s.Lookup(dir, have.Name)
 		if err != nil {
-			return false, err
+			return false, false, err
 		}
 		have = &now
 	}
 	if !have.ID.IsZero() {
-		return have.ID == e.ID, nil
+		return have.ID == e.ID, false, nil
 	}
 	if _, err := s.Find(e.ID); !errors.Is(err, syscall.ENOENT) {
-		return false, err
+		return false, false, err
 	}
-	return true, s.Identify(dir, e.Name, e.ID)
+	return true, true, s.Identify(dir, e.Name, e.ID)
 }
 
 // makeName makes a name that is free: for the object if there is one, or for a

@@ -55,6 +55,8 @@ func (r *Replica) checkpoints(ctx context.Context, l *primaryLink) error {
 }
 
 func (r *Replica) checkpoint(l *primaryLink) error {
+	l.checkpointing.Lock() // the second knows one at a time
+	defer l.checkpointing.Unlock()
 	r.mu.Lock()
 	n, at := r.state.Next(l.second), now()
 	r.mu.Unlock()

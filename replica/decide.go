@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -14,9 +13,6 @@ import (
 // asideFirst is the reason of a refusal: the second has changes of its own that are
 // to be kept aside before it joins again.
 const asideFirst = "split brain: what only this node has must be kept aside first"
-
-// errAside says that asideFirst was the answer.
-var errAside = errors.New(asideFirst)
 
 // splitBrainLine is the log line of both nodes (guide §4.2.10).
 const splitBrainLine = "Split brain recovery: "
@@ -84,22 +80,34 @@ func (r *Replica) decide(g *greeting) journal.Verdict {
 	if g.Full {
 		f |= journal.ForceFull
 	}
+	if !g.Since.IsZero() { // secondforce -d: whatever it has, the administrator vouches for it
+		f |= journal.ForceFull
+	}
 	if r.forced {
 		f |= journal.ForcePrimary
 	}
 	v := journal.Decide(r.view(), g.View, f)
 	v.Since.Sec -= int64(clockGrace / time.Second)
-	if !g.Since.IsZero() && v.Copy != journal.Refuse { // secondforce -d
+	switch {
+	case v.Copy == journal.Refuse:
+	case !g.Since.IsZero():
 		v.Copy, v.Since, v.Reason = journal.CopyScan, journal.Time{Sec: g.Since.Unix()}, "what was changed since a date was asked for"
+	case r.failures >= maxFailures && v.Copy != journal.CopyFull:
+		v.Copy, v.Renew, v.Reason = journal.CopyFull, true, v.Reason+"; what was tried before has failed"
 	}
 	return v
 }
 
+// maxFailures is how many copies in a row may fail on the second before everything
+// is compared: the trees may differ in a way that nobody has noted.
+const maxFailures = 2
+
 // clockGrace is how far the clocks of the hosts may be apart for a scan.
 const clockGrace = time.Hour
 
-// passOptions turns a verdict into what a pass needs.
-func (r *Replica) passOptions(v journal.Verdict) reintegrate.Options {
+// passOptions turns a verdict into what a pass needs. restored: the second has a
+// backup that was restored.
+func (r *Replica) passOptions(v journal.Verdict, restored bool) reintegrate.Options {
 	rfs := r.cfg.RFS
 	o := reintegrate.Options{
 		Workers: rfs.NbRei, ZoneSize: zoneSize(rfs), Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,
@@ -110,7 +118,7 @@ func (r *Replica) passOptions(v journal.Verdict) reintegrate.Options {
 	case journal.CopyDelta:
 		o.Mode, o.Notes = reintegrate.Delta, r.notes
 	case journal.CopyScan:
-		o.Mode, o.Since = reintegrate.Scan, v.Since
+		o.Mode, o.Since, o.Restored = reintegrate.Scan, v.Since, restored
 	}
 	return o
 }

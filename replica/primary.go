@@ -39,6 +39,7 @@ type greeting struct {
 type plan struct {
 	Copy  journal.Copy `json:"copy"`
 	Split bool         `json:"split"` // what is replaced on the second stays aside
+	Fresh bool         `json:"fresh"` // what was known of the second's data counts no more
 	// The primary's, with a checkpoint that is on its disk and new for this join.
 	Standing journal.Standing `json:"standing"`
 	First    journal.Seq      `json:"first"`
@@ -54,15 +55,16 @@ type summary struct {
 
 // primaryLink is the stream to a second that was accepted.
 type primaryLink struct {
-	node    string
-	second  journal.Standing // as it joined
-	sender  *journal.Sender
-	pass    *reintegrate.Pass
-	mark    uint64           // notes from before the pass, or from before it joined without one
-	offered journal.Standing // what it records
-	passed  chan struct{}    // closed when pass has ended; nil without one
-	synced  atomic.Bool      // the second is being told that its data is the primary's; set under Replica.mu
-	wrong   chan difference
+	node          string
+	second        journal.Standing // as it joined
+	sender        *journal.Sender
+	checkpointing sync.Mutex // held over a checkpoint
+	pass          *reintegrate.Pass
+	mark          uint64           // notes from before the pass, or from before it joined without one
+	offered       journal.Standing // what it records
+	passed        chan struct{}    // closed when pass has ended; nil without one
+	synced        atomic.Bool      // the second is being told that its data is the primary's; set under Replica.mu
+	wrong         chan difference
 }
 
 // failure is why the stream has ended. l may be nil.
@@ -174,7 +176,7 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 		}
 		v.Copy = journal.CopyDelta // something was changed meanwhile
 	}
-	return r.admitCopy(ctx, req, state.Epoch, g.View.Standing, v)
+	return r.admitCopy(ctx, req, state.Epoch, &g, v)
 }
 
 // newLink welcomes the second with plan p.
@@ -240,11 +242,12 @@ func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch jo
 }
 
 // admitCopy accepts a second that is to be brought up to date as v says.
-func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch journal.Epoch, second journal.Standing, v journal.Verdict) error {
+func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch journal.Epoch, g *greeting, v journal.Verdict) error {
+	second, restored := g.View.Standing, !g.Since.IsZero()
 	if err := r.readyToCopy(second, v); err != nil {
 		return err
 	}
-	l, err := r.newLink(req, epoch, second, plan{Copy: v.Copy, Split: v.SplitBrain})
+	l, err := r.newLink(req, epoch, second, plan{Copy: v.Copy, Split: v.SplitBrain, Fresh: restored || v.Copy == journal.CopyFull})
 	if err != nil {
 		return err
 	}
@@ -267,7 +270,7 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 	for _, f := range r.trees {
 		sources = append(sources, source{f.Tree()})
 	}
-	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), r.passOptions(v))
+	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), r.passOptions(v, restored))
 	l.passed = make(chan struct{})
 	r.mu.Lock()
 	err = r.mayJoin(epoch)
@@ -489,6 +492,14 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 			}
 		}
 		close(l.passed)
+		r.mu.Lock()
+		switch {
+		case err == nil:
+			r.failures = 0
+		case l.sender.Err() == nil: // the stream did not break: the pass itself has failed
+			r.failures++
+		}
+		r.mu.Unlock()
 		if err != nil {
 			return err
 		}

@@ -69,22 +69,23 @@ type Replica struct {
 
 	verifying verifications
 
-	mu      sync.Mutex
-	state   State // as on disk
-	prim    bool  // the gate is open
-	turns   bool  // Promote or Demote is under way: no second is admitted
-	synced  bool  // second: the data is the primary's, and nothing has said otherwise since
-	base    State // primary: what a peer has that lacks nothing (RoleClean), if nothing was changed since
-	seq     journal.Seq
-	boot    [16]byte      // boot id of the kernel
-	booted  bool          // this host has booted since what the record tells of
-	forced  bool          // primary: by `prim` or `primforce`
-	minted  bool          // primary: Current is of this reign
-	relearn bool          // a crash may have taken entries from the index since the last checkpoint
-	link    *primaryLink  // primary: the stream to the second, nil if none was accepted
-	passed  chan struct{} // closed when the last pass that was begun has ended; nil: none
-	follow  *follower     // second
-	ended   bool
+	mu       sync.Mutex
+	state    State // as on disk
+	prim     bool  // the gate is open
+	turns    bool  // Promote or Demote is under way: no second is admitted
+	synced   bool  // second: the data is the primary's, and nothing has said otherwise since
+	base     State // primary: what a peer has that lacks nothing (RoleClean), if nothing was changed since
+	seq      journal.Seq
+	boot     [16]byte      // boot id of the kernel
+	booted   bool          // this host has booted since what the record tells of
+	forced   bool          // primary: by `prim` or `primforce`
+	minted   bool          // primary: Current is of this reign
+	failures int           // primary: copies that have failed since the last that ended well
+	relearn  bool          // a crash may have taken entries from the index since the last checkpoint
+	link     *primaryLink  // primary: the stream to the second, nil if none was accepted
+	passed   chan struct{} // closed when the last pass that was begun has ended; nil: none
+	follow   *follower     // second
+	ended    bool
 
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup
@@ -459,8 +460,11 @@ func (r *Replica) Demote(ctx context.Context) error {
 	next := r.state // alone, or never told so
 	r.mu.Unlock()
 	defer r.turned()
-	if inSync && l.sender.Err() != nil {
-		return fmt.Errorf("demote: the second node is lost: %w", l.sender.Err())
+	if inSync {
+		// So that the way back finds little to look at.
+		if err := r.checkpoint(l); err != nil {
+			return fmt.Errorf("demote: the second node is lost: %w", errors.Join(err, l.sender.Err()))
+		}
 	}
 	err := func() error {
 		stop := ctx.Done()

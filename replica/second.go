@@ -260,7 +260,16 @@ func (f *follower) beginCopy(n uint64) error {
 	if err != nil {
 		return err
 	}
-	s.Role, s.Epoch, s.Seq, s.Standing = RoleSyncing, f.epoch, 0, s.Begun(f.plan.Copy, n)
+	how := f.plan.Copy
+	if f.plan.Fresh { // interrupted, it can be nothing but begun anew
+		how = journal.CopyFull
+		for _, x := range r.trees {
+			if err := x.Tree().DropIndex(); err != nil {
+				return err
+			}
+		}
+	}
+	s.Role, s.Epoch, s.Seq, s.Standing = RoleSyncing, f.epoch, 0, s.Begun(how, n)
 	s.Boot, r.booted = r.boot, false
 	r.synced = false
 	return r.record(s)

@@ -81,7 +81,7 @@ func (h *host) hasty(ctx context.Context, seed uint64, did *atomic.Int64) error 
 	file := func() string { return filepath.Join(dir(), fmt.Sprint("f", r.IntN(30))) }
 	for ; ctx.Err() == nil; did.Add(1) {
 		var err error
-		switch r.IntN(12) {
+		switch r.IntN(13) {
 		case 0, 1, 2:
 			err = os.WriteFile(file(), make([]byte, r.IntN(100_000)), 0o644)
 		case 3:
@@ -115,6 +115,16 @@ func (h *host) hasty(ctx context.Context, seed uint64, did *atomic.Int64) error 
 				}
 				if r.IntN(3) == 0 {
 					err = f.Truncate(int64(r.IntN(5 << 20)))
+				}
+				err = errors.Join(err, f.Close())
+			}
+		case 12: // a short file gets longer by a write that is far from its end
+			var f *os.File
+			if f, err = os.OpenFile(h.path(fmt.Sprint("end", seed)), os.O_RDWR|os.O_CREATE, 0o644); err == nil {
+				for range 50 {
+					err = errors.Join(err, f.Truncate(100))
+					_, werr := f.WriteAt([]byte("far"), 200_000)
+					err = errors.Join(err, werr)
 				}
 				err = errors.Join(err, f.Close())
 			}
