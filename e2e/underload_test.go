@@ -20,14 +20,25 @@ import (
 
 // R11: a host comes back to a directory of which every byte was changed, and the
 // application goes on to change every byte as fast as it can. The reintegration
-// ends, and the application goes on meanwhile. What its calls take is logged.
+// ends, even if it is slower than the application, and the application goes on
+// meanwhile. What its calls take is logged.
 func TestReintegrationEnds(t *testing.T) {
 	w := workset{files: 25, size: 8 << 20}
-	calls := 2000
+	calls, limit := 2000, 40<<10
 	if long() {
-		w.files, w.size, calls = 64, 32<<20, 20_000
+		w.files, w.size, calls, limit = 64, 32<<20, 20_000, 100<<10
 	}
-	p := started(t, pair.Config{TimeoutMs: 5000, RFS: `locktimeout="60" sendtimeout="60"`})
+	const waits = `locktimeout="60" sendtimeout="60"`
+	t.Run("at full speed", func(t *testing.T) { returnUnderLoad(t, w, waits, calls) })
+	t.Run("slower than the application", func(t *testing.T) {
+		returnUnderLoad(t, w, fmt.Sprintf("%s reiallowedbw=\"%d\"", waits, limit), calls)
+	})
+}
+
+// returnUnderLoad lets the second come back, with the application calling that
+// often before and after.
+func returnUnderLoad(t *testing.T, w workset, rfs string, calls int) {
+	p := started(t, pair.Config{TimeoutMs: 5000, RFS: rfs})
 	s := begin(t, p)
 	w.dir = p.Nodes[0].Path(dataDir)
 	s.must(w.write(1))
@@ -52,7 +63,7 @@ func TestReintegrationEnds(t *testing.T) {
 		copied, err = p.Nodes[1].Logged(ctx, s.marks[1], "Copied ")
 		return err
 	})
-	t.Logf("%d MiB, in sync after %.1f s: %s", int64(w.files)*w.size>>20, took.Seconds(), copied)
+	t.Logf("%d MiB, in sync after %.1f s: %s; the application wrote %d MiB meanwhile", int64(w.files)*w.size>>20, took.Seconds(), copied, l.written(phaseMeanwhile)>>20)
 	for ph := range phases {
 		for c, took := range l.took[ph] {
 			t.Logf("%-10s %s", phaseNames[ph], summary(callNames[c], took))
@@ -75,7 +86,10 @@ type workset struct {
 
 func (w workset) path(i int) string { return filepath.Join(w.dir, fmt.Sprintf("large%02d", i)) }
 
-const writeSize = 1 << 20
+const (
+	writeSize = 1 << 20
+	smallSize = 4 << 10
+)
 
 // block is content that no other seed has anywhere.
 func block(size int, seed uint64) []byte {
@@ -224,6 +238,11 @@ func (l *load) writeAt(f *os.File, b []byte, off int64) error {
 
 func (l *load) fsync(f *os.File) error { return l.timed(fsync, f.Sync) }
 
+// written is how many bytes were written in a phase, after stop.
+func (l *load) written(ph phase) int64 {
+	return int64(len(l.took[ph][largeWrite]))*writeSize + int64(len(l.took[ph][smallWrite]))*smallSize
+}
+
 // sequential writes every file from its beginning to its end, and again.
 func (l *load) sequential(seed uint64) error {
 	for n := uint64(0); ; n++ {
@@ -246,17 +265,17 @@ func (l *load) sequential(seed uint64) error {
 
 // random writes 4 KiB anywhere, and synchronizes now and then.
 func (l *load) random(seed uint64) error {
-	const size, between = 4 << 10, 16
+	const between = 16
 	r := rand.New(rand.NewPCG(seed, 1))
 	for l.ctx.Err() == nil {
 		f, err := os.OpenFile(l.path(r.IntN(l.files)), os.O_WRONLY, 0)
 		if err != nil {
 			return err
 		}
-		b := block(size, r.Uint64())
+		b := block(smallSize, r.Uint64())
 		for range between {
 			if err == nil {
-				err = l.writeAt(f, b, r.Int64N(l.size/size)*size)
+				err = l.writeAt(f, b, r.Int64N(l.size/smallSize)*smallSize)
 			}
 		}
 		if err == nil {
@@ -284,7 +303,7 @@ func (l *load) names(seed uint64) error {
 		if err != nil {
 			return err
 		}
-		err = l.writeAt(f, block(4<<10, seed<<32|uint64(n)), 0)
+		err = l.writeAt(f, block(smallSize, seed<<32|uint64(n)), 0)
 		if err = errors.Join(err, f.Close()); err != nil {
 			return err
 		}
