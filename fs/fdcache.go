@@ -110,6 +110,23 @@ func (c *fdCache) drop(e *fdEntry) *object {
 	return e.key.o
 }
 
+// take returns a path descriptor of o that is the caller's: out of the cache, if it
+// is there and nobody uses it. The caller uses o.
+func (c *fdCache) take(o *object) (int, error) {
+	c.mu.Lock()
+	e := c.m[fdKey{o, false}]
+	if e == nil || e.refs > 0 {
+		c.mu.Unlock()
+		return o.handle.open(o.tree.root, unix.O_PATH|unix.O_NOFOLLOW)
+	}
+	c.lru.Remove(e.elem)
+	e.elem = nil
+	delete(c.m, e.key)
+	c.mu.Unlock()
+	o.tree.unref(o, 1)
+	return e.fd, nil
+}
+
 // purge forgets the descriptors of o, so that a deleted object's space is freed.
 func (c *fdCache) purge(o *object) {
 	n := int64(0)

@@ -472,12 +472,16 @@ func (t *Tree) boundaryOf(fd int, parent *object, st *unix.Stat_t) (*boundary, e
 
 // nameless notes that the last name of o is gone: its descriptors are let go, so
 // that its space is freed once the application closes it, and it leaves the
-// index. o stays usable through a descriptor while it is open.
+// index. o stays usable through a descriptor while it is open or known.
 func (t *Tree) nameless(o *object) {
 	o.mu.Lock()
 	o.unlinked = true
-	if o.opens > 0 && o.orphan < 0 {
-		if fd, err := o.handle.open(t.root, unix.O_PATH|unix.O_NOFOLLOW); err == nil {
+	// Somebody may be about to open what was looked up before. On the primary the
+	// kernel knows of the loss and soon forgets the object; on SECOND it may keep it
+	// for long.
+	if o.orphan < 0 && (o.opens > 0 || o.known.Load() && t.assign.Load()) {
+		fd, err := t.fds.take(o)
+		if err == nil {
 			o.orphan = fd
 		}
 	}
