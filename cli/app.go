@@ -151,7 +151,7 @@ func prepare(path string, commands []*cli.Command) {
 }
 
 // later are commands of the guide that this version does not have.
-var later = []string{"errd", "checker", "failover", "stopwait", "snapshot", "dump", "clean", "rfsverify", "repair",
+var later = []string{"errd", "checker", "failover", "stopwait", "snapshot", "dump", "clean",
 	"webserver", "safeagent", "incloop", "resetloop", "checkloop", "update"}
 
 func unknownCommand(got string, commands []*cli.Command) error {

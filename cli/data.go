@@ -13,7 +13,7 @@ import (
 
 // dataCommands are those about replicated directories (§13.6.4).
 func (a *App) dataCommands() []*cli.Command {
-	return []*cli.Command{a.secondforce(), a.rfssync(), a.rfsdiff(), a.splitbrain(), a.set()}
+	return []*cli.Command{a.secondforce(), a.rfssync(), a.rfsdiff(), a.rfsverify(), a.repair(), a.splitbrain(), a.set()}
 }
 
 // secondforce starts as secondary and copies what was changed since a date

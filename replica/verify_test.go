@@ -202,6 +202,8 @@ func TestVerifyFindsAndRepairs(t *testing.T) {
 	a.must(os.Truncate(a.path("large"), 8*mib))
 	a.must(os.WriteFile(a.path("zeros"), make([]byte, 3*mib), 0o644))
 	a.must(os.Truncate(a.path("same"), 100_000))
+	a.write("hole", "")
+	a.must(os.Truncate(a.path("hole"), 100))
 	a.must(os.Symlink("here", a.path("symlink")))
 	a.must(unix.Setxattr(a.path("noxattr"), "user.a", []byte("1"), 0))
 	a.must(os.Link(a.path("d", "linked"), a.path("e", "other")))
@@ -240,6 +242,7 @@ func TestVerifyFindsAndRepairs(t *testing.T) {
 	behind("data", "flipped", keeping("flipped", put("X", 3)))
 	behind("data", "longer", keeping("longer", func(f *os.File) error { return f.Truncate(3 * mib) }))
 	behind("data", "shorter", keeping("shorter", func(f *os.File) error { return f.Truncate(2) }))
+	behind("data", "hole", keeping("hole", func(f *os.File) error { return f.Truncate(200) }))
 	behind("data", "large", keeping("large", put("bits", 2*mib+100)))
 	behind("data", "large", keeping("large", put("in the hole", 7*mib)))
 	behind("", "", keeping("zeros", func(f *os.File) error {
