@@ -4,7 +4,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/skfs/skfs/reintegrate"
 	"github.com/skfs/skfs/replica"
 )
 
@@ -22,7 +21,8 @@ func TestVerifyText(t *testing.T) {
 			t.Errorf("%s, expected %s", got, c.want)
 		}
 	}
-	s := replica.VerifySummary{VerifyStats: reintegrate.VerifyStats{Directories: 2, Files: 3, Bytes: 2048, Others: 1, Duration: 1500 * time.Millisecond}}
+	var s replica.VerifySummary
+	s.Directories, s.Files, s.Bytes, s.Others, s.Duration = 2, 3, 2048, 1, 1500*time.Millisecond
 	const head = "Verified 2 directories, 3 files (2.0 KiB) and 1 other objects in 1.5s: "
 	for _, want := range []string{"no difference", "4 differences", "4 differences, which have been repaired"} {
 		if got := summaryText(s); got != head+want {
