@@ -36,22 +36,28 @@ func (r *Replica) Verify(ctx context.Context, repair bool, report func(VerifyLin
 	if busy {
 		return errVerifyUnderWay
 	}
-	defer func() {
-		r.verifying.mu.Lock()
-		r.verifying.asked = false
-		r.verifying.mu.Unlock()
-	}()
+	sum, err := r.askVerify(ctx, repair, report)
+	r.verifying.mu.Lock()
+	r.verifying.asked = false // before the client hears of the end
+	r.verifying.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	return report(VerifyLine{Summary: sum})
+}
+
+func (r *Replica) askVerify(ctx context.Context, repair bool, report func(VerifyLine) error) (*VerifySummary, error) {
 	r.mu.Lock()
 	f, epoch := r.follow, r.state.Epoch
 	ready := !r.prim && f != nil && !f.void && r.synced && f.joined.Load()
 	r.mu.Unlock()
 	if !ready {
-		return errNotSecond
+		return nil, errNotSecond
 	}
 	session := f.recv.Load()
 	link, welcome, err := r.joinVerify(ctx, f.addr, epoch, repair)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -64,18 +70,18 @@ func (r *Replica) Verify(ctx context.Context, repair bool, report func(VerifyLin
 	err = journal.NewReceiver(link, a, journal.ReceiverOptions{Epoch: welcome.Epoch}).Run(ctx)
 	switch sum := a.summary; {
 	case ctx.Err() != nil:
-		return context.Cause(ctx)
+		return nil, context.Cause(ctx)
 	case sum == nil:
-		return fmt.Errorf("verification: %w", err)
+		return nil, fmt.Errorf("verification: %w", err)
 	case sum.Error != "":
-		return fmt.Errorf("on the primary: %s", sum.Error)
+		return nil, fmt.Errorf("on the primary: %s", sum.Error)
 	case sum.Noted > 0:
 		if err := r.awaitSync(ctx, session); err != nil {
-			return err
+			return nil, err
 		}
 		sum.Mended = true
 	}
-	return report(VerifyLine{Summary: a.summary})
+	return a.summary, nil
 }
 
 // joinVerify opens a stream for a verification.
