@@ -67,7 +67,7 @@ func (r *Replica) secure() (State, error) {
 
 // view is what this host says of its data to its peer. mu is held.
 func (r *Replica) view() journal.View {
-	v := journal.View{Standing: r.state.Standing, Epoch: r.state.Epoch, Seq: r.state.Seq, Clean: r.state.Role == RoleClean}
+	v := journal.View{Standing: r.state.Standing, Epoch: r.state.Epoch, Seq: r.state.Seq, Clean: r.state.Role == RoleClean && !r.altered}
 	if r.prim {
 		v.Clean, v.Epoch, v.Seq = r.base.Role == RoleClean, r.base.Epoch, r.base.Seq
 	}

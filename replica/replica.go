@@ -80,6 +80,8 @@ type Replica struct {
 	booted   bool          // this host has booted since what the record tells of
 	forced   bool          // primary: by `prim` or `primforce`
 	minted   bool          // primary: Current is of this reign
+	altered  bool          // the trees were changed while skfs did not run
+	looked   chan struct{} // closed when lookBehind has ended
 	failures int           // primary: copies that have failed since the last that ended well
 	relearn  bool          // a crash may have taken entries from the index since the last checkpoint
 	link     *primaryLink  // primary: the stream to the second, nil if none was accepted
@@ -109,7 +111,12 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	defer ln.Close()
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
-	r := &Replica{cfg: cfg, gate: fs.NewGate(), events: newHub(), stop: stop}
+	r := &Replica{cfg: cfg, gate: fs.NewGate(), events: newHub(), stop: stop, looked: make(chan struct{})}
+	begun := time.Now()
+	ended, err := lastRecord(r.statePath())
+	if err != nil {
+		return err
+	}
 	if r.state, err = loadState(r.statePath()); err != nil {
 		return err
 	}
@@ -138,6 +145,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 	}
 	r.wg.Go(func() { r.flushTimes(ctx) })
+	r.wg.Go(func() { r.lookBehind(ctx, ended, begun) })
 	r.wg.Go(func() { r.serveControl(ctx, ln) })
 	<-ctx.Done()
 	r.gate.Abort()
@@ -147,7 +155,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if cause := context.Cause(ctx); !errors.Is(cause, errStopped) {
 		return cause
 	}
-	return nil
+	return saveState(r.statePath(), r.state) // its time says until when skfs ran
 }
 
 func (r *Replica) statePath() string { return filepath.Join(r.cfg.StateDir, "rfs.state") }

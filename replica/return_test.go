@@ -192,3 +192,34 @@ func TestSplitBrain(t *testing.T) {
 	b.must(unix.UtimesNanoAt(int(b.backing.Fd()), ".", []unix.Timespec{st.Atim, st.Mtim}, 0))
 	same(t, a, b)
 }
+
+// What was changed in the directory of either host while skfs did not run is found:
+// the primary's stays, the second's is replaced.
+func TestChangedBehind(t *testing.T) {
+	ctx := context.Background()
+	a, b := pairOn(t, 36420)
+	a.populate()
+	noNotes(a, b)
+	b.stop(true)
+	a.wait(EventPeerLost)
+	a.stop(true)
+	b.must(os.RemoveAll(b.path("dir3")))
+	b.write("dir4/file1", "changed on b")
+	b.write("dir5/stray", "made on b")
+	a.write("dir6/file2", "changed on a")
+	a.must(os.Remove(a.path("dir7", "file7")))
+
+	a.start()
+	b.start()
+	a.must(a.c.Promote(ctx, 2, ForcePrim))
+	a.must(a.c.Alone(ctx, 2))
+	b.must(b.c.Follow(ctx, 2, a.cfg.Listen[0], FollowOptions{}))
+	if how := a.verdict(); how != "delta" {
+		t.Errorf("a %s copy, expected a delta", how)
+	}
+	t.Log(b.copied())
+	same(t, a, b)
+	if c, err := os.ReadFile(b.path("dir6", "file2")); err != nil || string(c) != "changed on a" {
+		t.Errorf("b has %q, %v", c, err)
+	}
+}

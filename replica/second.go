@@ -30,6 +30,7 @@ type follower struct {
 	begun   atomic.Int64                     // when the last checkpoint began, Unix nanoseconds
 	rotated atomic.Uint64                    // notes from before it
 	atJoin  uint64                           // notes from before the session
+	again   context.CancelFunc               // under noted: ends the session; nil outside of one
 	noted   sync.Mutex
 	dirs    map[uint8][]journal.FileID // under noted: to be learned before the pass begins
 	void    bool                       // under Replica.mu: outdated, nothing of it counts any more
@@ -144,6 +145,16 @@ func (f *follower) run(ctx context.Context) {
 // that makes the data suspect is left in f.fatal.
 func (f *follower) session(ctx context.Context) (joined bool, err error) {
 	r := f.r
+	ctx, again := context.WithCancel(ctx)
+	defer again()
+	select {
+	case <-r.looked:
+	case <-time.After(behindPatience):
+	case <-ctx.Done():
+	}
+	f.noted.Lock()
+	f.again = again
+	f.noted.Unlock()
 	for _, x := range r.trees {
 		if err := x.Tree().BuildIndex(); err != nil {
 			f.fatal = err
