@@ -55,14 +55,38 @@ func TestMedian(t *testing.T) {
 }
 
 func TestReplaceTable(t *testing.T) {
-	const old = "# Title\n" + reportBegin + "old\n" + reportEnd + "Kept.\n"
-	got, err := replaceTable(old, "new\n")
-	if want := strings.Replace(old, "old", "new", 1); err != nil || got != want {
-		t.Errorf("replaceTable: %q, %v, expected %q", got, err, want)
-	}
-	for _, bad := range []string{"", reportBegin, reportEnd + reportBegin} {
-		if got, err := replaceTable(bad, "new\n"); err == nil {
-			t.Errorf("replaceTable(%q) = %q, expected an error", bad, got)
+	old := "# Title\n" + writing.begin + "old\n" + writing.end + "Kept.\n" + returning.begin + "other\n" + returning.end
+	for part, was := range map[section]string{writing: "old", returning: "other"} {
+		got, err := part.replace(old, "new\n")
+		if want := strings.Replace(old, was, "new", 1); err != nil || got != want {
+			t.Errorf("replace: %q, %v, expected %q", got, err, want)
 		}
+	}
+	for _, bad := range []string{"", writing.begin, writing.end + writing.begin} {
+		if got, err := writing.replace(bad, "new\n"); err == nil {
+			t.Errorf("replace in %q = %q, expected an error", bad, got)
+		}
+	}
+}
+
+// TestSelectReturns: what is no reintegration is left for selectJobs.
+func TestSelectReturns(t *testing.T) {
+	chosen, notes, rest := selectReturns("fs1,redelta,notes,rm")
+	if len(chosen) != 1 || chosen[0].name != "redelta" || !notes || rest != "fs1,rm" {
+		t.Errorf("selected %v, %v, rest %q", chosen, notes, rest)
+	}
+	if chosen, notes, _ = selectReturns(""); len(chosen) != len(trials) || !notes {
+		t.Errorf("selected %d of %d, notes %v, expected all", len(chosen), len(trials), notes)
+	}
+}
+
+// TestReturnTable: a limit that does not apply is no ratio, and the least counts.
+func TestReturnTable(t *testing.T) {
+	tr := &trial{name: "x", work: func(effort) string { return "work" }, unit: " MB/s"}
+	table := returnTable([]*trial{tr}, effort{}, map[string][]outcome{"x": {
+		{rate: 100, read: 400, tcp: 200}, {rate: 120, read: 400, tcp: 300}, {rate: 50, read: 500, tcp: 250}}})
+	const row = `| work | 100 (50.0–120) MB/s | 0.25 (0.10–0.30) of 400 | – | 0.40 (0.20–0.50) of 250 | 0.40 (0.20–0.50) of 250 |`
+	if !strings.Contains(table, row) {
+		t.Errorf("table %s\nexpected the row %s", table, row)
 	}
 }

@@ -1,7 +1,8 @@
 // Bench measures what replication costs: the same work on the native file system,
 // on the thinnest possible FUSE daemon, on skfs without a second host and with
 // one, in both async modes. It is `make bench`; its table is kept in
-// docs/performance.md.
+// docs/performance.md. Then it measures what a host costs that comes back, and what
+// it costs to be ready for that.
 //
 //	host a                                             host b
 //	─────────────────────────────────────────────      ─────────────────────────
@@ -27,6 +28,21 @@
 // without daemon and heartbeats, which have no part in the data path. With
 // -profile each measurement also leaves a CPU profile of each replica that it
 // used.
+//
+// # Coming back
+//
+// A reintegration (refull, resmall, redelta) has two hosts and replicas of its own.
+// It is timed from the moment at which the second joins to that at which it has
+// recorded that it is in sync, with everything on its disk. The files are not in the
+// page cache before. Right after it the limits are measured with the same files,
+// below the mounts: reading them on the primary's disk and writing as many on the
+// second's, with as many readers and writers as the pass has, and one TCP connection
+// from host to host. Of a delta what is noted counts, zones of 8 MiB: next to nothing
+// of them travels, and the limit is reading them on both hosts at once.
+//
+// What notes cost (notes) is measured on a mount and its gate alone: the same work,
+// with notes and without. ALONE a note is on disk before the change; a peer in sync
+// is one that takes everything and does nothing, over a connection in the same host.
 //
 // It needs root, fio and PostgreSQL's server; the work that lacks its program is
 // left out and named.

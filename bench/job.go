@@ -95,7 +95,7 @@ func selectJobs(list string) ([]*job, error) {
 			return slices.ContainsFunc(j.figures, func(f figure) bool { return f.name == name })
 		})
 		if i < 0 {
-			return nil, fmt.Errorf("-jobs: there is no %q: expected some of %s", name, strings.Join(figureNames(), ","))
+			return nil, fmt.Errorf("-jobs: there is no %q: expected some of %s", name, strings.Join(append(figureNames(), returnNames()...), ","))
 		}
 		wanted[jobs[i]] = true
 	}
@@ -161,11 +161,15 @@ func jobRole(args []string) error {
 	if len(args) != 3 {
 		return fmt.Errorf("arguments %q: expected job, step and site", args)
 	}
-	i := slices.IndexFunc(jobs, func(j *job) bool { return j.name == args[0] })
+	all := slices.Clone(jobs)
+	for _, j := range noteJobs {
+		all = append(all, j.job)
+	}
+	i := slices.IndexFunc(all, func(j *job) bool { return j.name == args[0] })
 	if i < 0 {
 		return fmt.Errorf("there is no job %q", args[0])
 	}
-	j := jobs[i]
+	j := all[i]
 	var s site
 	if err := json.Unmarshal([]byte(args[2]), &s); err != nil {
 		return fmt.Errorf("site: %w", err)

@@ -20,6 +20,8 @@ import (
 // settings is what the command line asks for.
 type settings struct {
 	jobs    []*job
+	trials  []*trial // reintegrations
+	notes   bool     // what notes cost
 	targets []string
 	rounds  int
 	effort  effort
@@ -33,7 +35,7 @@ const reportFile = "docs/performance.md"
 func parse(args []string) (*settings, error) {
 	s := &settings{}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	jobs := f.String("jobs", "", "comma-separated, default all: "+strings.Join(figureNames(), ","))
+	jobs := f.String("jobs", "", "comma-separated, default all: "+strings.Join(append(figureNames(), returnNames()...), ","))
 	targets := f.String("targets", "", "comma-separated, default all: "+strings.Join(targetNames, ",")+"; native is always there")
 	f.IntVar(&s.rounds, "rounds", 5, "rounds")
 	f.IntVar(&s.effort.Secs, "secs", 1, "`seconds` of each measurement that is limited by time")
@@ -52,8 +54,11 @@ func parse(args []string) (*settings, error) {
 		return nil, errors.New("-rounds, -secs, -mb and -files: expected at least 1")
 	}
 	var err error
-	if s.jobs, err = selectJobs(*jobs); err != nil {
-		return nil, err
+	var rest string
+	if s.trials, s.notes, rest = selectReturns(*jobs); rest != "" || *jobs == "" {
+		if s.jobs, err = selectJobs(rest); err != nil {
+			return nil, err
+		}
 	}
 	if s.targets, err = selectTargets(*targets); err != nil {
 		return nil, err
@@ -65,7 +70,8 @@ func parse(args []string) (*settings, error) {
 }
 
 func main() {
-	lab.Main(map[string]lab.Role{"job": jobRole, "floor": floorRole, "replica": replicaRole})
+	lab.Main(map[string]lab.Role{"job": jobRole, "floor": floorRole, "replica": replicaRole,
+		"noting": notingRole, "tcpsink": tcpSinkRole, "tcpsource": tcpSourceRole})
 	s, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
@@ -85,23 +91,55 @@ func run(ctx context.Context, s *settings) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("needs root: it makes hosts out of namespaces")
 	}
+	if _, err := lab.Sweep(s.dir, false); err != nil {
+		return err
+	}
+	for _, m := range []struct {
+		part   section
+		wanted bool
+		run    func(context.Context, *settings) (string, error)
+	}{
+		{writing, len(s.jobs) > 0, runJobs},
+		{returning, len(s.trials) > 0 || s.notes, runReturns},
+	} {
+		if !m.wanted {
+			continue
+		}
+		text, err := m.run(ctx, s)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("\n%s", text)
+		if s.report == "" {
+			continue
+		}
+		if err := keep(s.report, m.part, text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// runJobs measures every job on every target, and returns the section of the
+// report.
+func runJobs(ctx context.Context, s *settings) (_ string, err error) {
 	began := time.Now()
 	s.jobs = available(s.jobs)
 	if len(s.jobs) == 0 {
-		return errors.New("nothing to measure")
+		return "", errors.New("nothing to measure")
 	}
 	if s.profile != "" {
 		if err := os.MkdirAll(s.profile, 0o755); err != nil {
-			return err
+			return "", err
 		}
 	}
 	b, err := newBed(ctx, s)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.prepare(ctx, s.jobs); err != nil {
-		return err
+		return "", err
 	}
 	r := newResults(describe(ctx, s, b.lab.Dir()))
 	for round := range s.rounds {
@@ -110,7 +148,7 @@ func run(ctx context.Context, s *settings) (err error) {
 				t := b.targets[(k+i+round)%len(b.targets)]
 				rates, err := b.measure(ctx, j, t, round)
 				if err != nil {
-					return fmt.Errorf("%s on %s: %w", j.name, t.name, err)
+					return "", fmt.Errorf("%s on %s: %w", j.name, t.name, err)
 				}
 				r.add(j, t.name, round, rates)
 			}
@@ -118,12 +156,7 @@ func run(ctx context.Context, s *settings) (err error) {
 		}
 	}
 	r.run.Took = time.Since(began)
-	table := r.table(s.jobs, b.names())
-	fmt.Printf("\n%s\n%s", r.run, table)
-	if s.report == "" {
-		return nil
-	}
-	return keep(s.report, r.run.String()+"\n"+table)
+	return r.run.String() + "\n" + r.table(s.jobs, b.names()), nil
 }
 
 // available leaves out the jobs whose programs are not installed.

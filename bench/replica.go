@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"runtime/pprof"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -33,9 +34,12 @@ type process struct {
 	started *lab.Started
 	client  *replica.Client
 	synced  chan struct{} // closed when the pair is in sync
+	lost    chan struct{} // closed when the other one has gone
+	ended   chan struct{} // closed after the last event
 	profile *http.Client
 	addr    string      // where it listens
 	ending  atomic.Bool // that its peer goes is no news any more
+	said    []string    // the texts of its events; after ended
 }
 
 // startReplicas starts a replica on each host and makes the first one the primary,
@@ -81,13 +85,13 @@ func (t *target) startReplicas(ctx context.Context, hosts []*lab.Host, async con
 // startReplica starts a replica and connects to it.
 func (t *target) startReplica(ctx context.Context, h *lab.Host, async conf.Async) (*process, error) {
 	state := path.Join(stateDir, t.name)
-	if err := os.Mkdir(h.Path(state), 0o755); err != nil {
+	if err := os.MkdirAll(h.Path(state), 0o755); err != nil { // it is there if the replica has run before
 		return nil, err
 	}
 	cfg := replica.Config{
 		Module: t.name, Node: h.Name(), StateDir: state, Socket: path.Join(state, "replica.sock"),
 		Listen: []string{net.JoinHostPort(h.Addr(network).String(), fmt.Sprint(replicaPort+t.number))},
-		RFS: &conf.RFS{Async: async, ACL: true, LockTimeout: patience, SendTimeout: patience, NbRemConn: 1, NbRei: 3, ZoneSize: 8 << 20,
+		RFS: &conf.RFS{Async: async, ACL: true, LockTimeout: patience, SendTimeout: patience, NbRemConn: 1, NbRei: workers, ZoneSize: zoneSize,
 			Replicated: []conf.Replicated{{Dir: t.dir(), ReadOnly: true}}},
 	}
 	arg, err := json.Marshal(cfg)
@@ -96,7 +100,7 @@ func (t *target) startReplica(ctx context.Context, h *lab.Host, async conf.Async
 	}
 	cmd := h.RoleCommand(context.WithoutCancel(ctx), "replica", string(arg))
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	p := &process{host: h, addr: cfg.Listen[0], synced: make(chan struct{})}
+	p := &process{host: h, addr: cfg.Listen[0], synced: make(chan struct{}), lost: make(chan struct{}), ended: make(chan struct{})}
 	if p.started, err = h.Start(cmd); err != nil {
 		return nil, err
 	}
@@ -121,8 +125,10 @@ func (t *target) startReplica(ctx context.Context, h *lab.Host, async conf.Async
 
 // watch reads the events of the replica until its end.
 func (p *process) watch() {
-	synced := p.synced
+	defer close(p.ended)
+	synced, lost := p.synced, p.lost
 	for e := range p.client.Events() {
+		p.said = append(p.said, e.Text)
 		switch e.Kind {
 		case replica.EventSynced:
 			if synced != nil {
@@ -130,6 +136,10 @@ func (p *process) watch() {
 				synced = nil
 			}
 		case replica.EventPeerLost, replica.EventFailed:
+			if e.Kind == replica.EventPeerLost && lost != nil {
+				close(lost)
+				lost = nil
+			}
 			if p.ending.Load() {
 				continue
 			}
@@ -152,6 +162,18 @@ func (p *process) stop(ctx context.Context) error {
 		err = p.started.Wait()
 	}
 	return errors.Join(err, p.client.Close())
+}
+
+// logged returns the texts of the events of a replica that has ended which contain
+// a text.
+func (p *process) logged(text string) (found []string) {
+	<-p.ended
+	for _, s := range p.said {
+		if strings.Contains(s, text) {
+			found = append(found, s)
+		}
+	}
+	return found
 }
 
 // replicaRole is the replica, in its host.

@@ -69,22 +69,26 @@ func (d description) String() string {
 		d.Commit, d.Date.UTC().Format("2006-01-02 15:04 MST"), d.Kernel, d.CPUs, d.FS, d.Version, d.Load, d.Rounds, d.Secs, d.Took.Round(time.Second))
 }
 
-// What stands between these lines of the report belongs to this program.
-const (
-	reportBegin = "<!-- written by make bench -->\n"
-	reportEnd   = "<!-- end of what make bench writes -->\n"
+// section is a part of the report that belongs to this program: what stands between
+// two lines.
+type section struct{ begin, end string }
+
+var (
+	writing = section{"<!-- written by make bench -->\n", "<!-- end of what make bench writes -->\n"}
+	// returning is about a host that comes back.
+	returning = section{"<!-- written by make bench: coming back -->\n", "<!-- end of what make bench writes: coming back -->\n"}
 )
 
-// keep replaces the table in a report and leaves the rest of it alone.
-func keep(file, table string) error {
+// keep replaces a section of a report and leaves the rest of it alone.
+func keep(file string, part section, table string) error {
 	old, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		old, err = []byte("# Performance\n\n"+reportBegin+reportEnd), nil
+		old, err = []byte("# Performance\n\n"+writing.begin+writing.end+"\n"+returning.begin+returning.end), nil
 	}
 	if err != nil {
 		return err
 	}
-	text, err := replaceTable(string(old), table)
+	text, err := part.replace(string(old), table)
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
@@ -94,11 +98,11 @@ func keep(file, table string) error {
 	return os.WriteFile(file, []byte(text), 0o644)
 }
 
-func replaceTable(text, table string) (string, error) {
-	before, rest, ok := strings.Cut(text, reportBegin)
-	_, after, ok2 := strings.Cut(rest, reportEnd)
+func (p section) replace(text, table string) (string, error) {
+	before, rest, ok := strings.Cut(text, p.begin)
+	_, after, ok2 := strings.Cut(rest, p.end)
 	if !ok || !ok2 {
-		return "", fmt.Errorf("expected the lines %q and %q around the table", strings.TrimSpace(reportBegin), strings.TrimSpace(reportEnd))
+		return "", fmt.Errorf("expected the lines %q and %q around the table", strings.TrimSpace(p.begin), strings.TrimSpace(p.end))
 	}
-	return before + reportBegin + table + reportEnd + after, nil
+	return before + p.begin + table + p.end + after, nil
 }

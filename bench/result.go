@@ -27,9 +27,12 @@ func (r *results) add(j *job, target string, round int, rates []float64) {
 }
 
 // ratios returns target ÷ native of each round.
-func (r *results) ratios(figure, target string) []float64 {
+func (r *results) ratios(figure, target string) []float64 { return r.ratiosTo(figure, target, native) }
+
+// ratiosTo returns target ÷ to of each round.
+func (r *results) ratiosTo(figure, target, to string) []float64 {
 	var out []float64
-	base := r.rates[key{figure, native}]
+	base := r.rates[key{figure, to}]
 	for i, v := range r.rates[key{figure, target}] {
 		if i < len(base) && base[i] > 0 {
 			out = append(out, v/base[i])

@@ -75,9 +75,6 @@ type bed struct {
 }
 
 func newBed(ctx context.Context, s *settings) (_ *bed, err error) {
-	if _, err := lab.Sweep(s.dir, false); err != nil {
-		return nil, err
-	}
 	l, err := lab.New(lab.Options{Dir: s.dir, Networks: []string{network}})
 	if err != nil {
 		return nil, err
