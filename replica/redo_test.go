@@ -302,7 +302,7 @@ func TestReplayOnDisk(t *testing.T) {
 					t.Fatal(err)
 				}
 				record := State{Role: RoleSecond, Epoch: 3}
-				record.Current = 7
+				record.Current, record.Shared = 7, true
 				if err := saveState(filepath.Join(state, "rfs.state"), record); err != nil {
 					t.Fatal(err)
 				}
