@@ -21,6 +21,7 @@ if [ ! -d $D ]; then
 	mkdir $D && chown postgres:postgres $D && chmod 700 $D
 	%[1]s initdb -D $D -A trust
 	echo "host all all all trust" >>$D/pg_hba.conf
+	sync $D/pg_hba.conf
 	first=1
 fi
 rm -f $D/postmaster.pid   # of a server on the other host, whose process numbers mean nothing here

@@ -157,6 +157,9 @@ func (r *Replica) complete(mark, n uint64) error {
 
 // onCheckpoint is the second's part of a checkpoint.
 func (f *follower) onCheckpoint(op *journal.Op) error {
+	if op.Flags == journal.CheckpointSynced {
+		return f.inSync(op)
+	}
 	if len(op.Data) != 8 {
 		return syscall.EBADMSG
 	}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/skfs/skfs/journal"
 )
 
 // The control socket. A client connects, writes one request, a JSON object on a
@@ -97,7 +99,7 @@ func (r *Replica) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := Status{
-		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(r.booted),
+		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(r.booted, asyncOf(r.cfg.RFS) == journal.AsyncNone),
 		Uptodate: r.prim || r.synced || r.state.Uptodate(), Consistent: r.state.Consistent(),
 		Synced: r.synced, Degraded: r.cfg.Degraded,
 	}

@@ -28,8 +28,8 @@
 //  2. The second records "syncing", and says so: only then does the primary carry
 //     out, without the second, what waited.
 //  3. When the pass has ended the primary records "connected" (it is not surely
-//     the newest any more), and then sends a second mark, at which the second
-//     records "second": it may be promoted.
+//     the newest any more), and then has the second record "second": it may be
+//     promoted.
 //
 // A second that has ended in order and a primary that has not changed anything
 // since need no pass: both know the epoch and the number of the last operation.

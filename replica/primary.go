@@ -18,11 +18,8 @@ import (
 	"github.com/skfs/skfs/reintegrate"
 )
 
-// Op.Flags of KindMark; see also markCheckpointed.
-const (
-	markSynced = 1 // the second's data is the primary's; Data is a summary in JSON
-	markLearn  = 3 // Data: directories of Tree with notes
-)
+// markLearn is Op.Flags of KindMark; see also markCheckpointed. Data: directories of Tree with notes.
+const markLearn = 3
 
 // greeting is the payload of a Hello: what the second has.
 type greeting struct {
@@ -46,7 +43,7 @@ type plan struct {
 	Async    journal.Async    `json:"async"`
 }
 
-// summary tells the second what was copied.
+// summary is the Data of CheckpointSynced, in JSON: what was copied.
 type summary struct {
 	Copied   bool              `json:"copied"`
 	Stats    reintegrate.Stats `json:"stats"`
@@ -400,13 +397,21 @@ func (r *Replica) beginCopy(l *primaryLink) error {
 	r.mu.Lock()
 	n := r.state.Checkpoint
 	r.mu.Unlock()
-	p, err := l.sender.Start(&journal.Op{Kind: journal.KindCheckpoint, Flags: journal.CheckpointCopy, Data: binary.LittleEndian.AppendUint64(nil, n)})
+	if err := instruct(l, journal.CheckpointCopy, binary.LittleEndian.AppendUint64(nil, n)); err != nil {
+		return fmt.Errorf("begin the synchronisation: %w", err)
+	}
+	return nil
+}
+
+// instruct has the second record something, and returns when it has.
+func instruct(l *primaryLink, step uint32, data []byte) error {
+	p, err := l.sender.Start(&journal.Op{Kind: journal.KindCheckpoint, Flags: step, Data: data})
 	if err != nil {
 		return err
 	}
 	res, err := p.Result()
 	if err == nil && res.Errno != 0 {
-		err = fmt.Errorf("begin the copy: on the second node: %w", res.Errno)
+		err = fmt.Errorf("on the second node: %w", res.Errno)
 	}
 	return err
 }
@@ -518,11 +523,8 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 	if err != nil {
 		return err
 	}
-	if err := l.sender.Commit(&journal.Op{Kind: journal.KindMark, Flags: markSynced, Data: data}); err != nil {
-		return err
-	}
-	if _, err = l.sender.Drain(ctx); err != nil {
-		return err
+	if err := instruct(l, journal.CheckpointSynced, data); err != nil {
+		return fmt.Errorf("end the synchronisation: %w", err)
 	}
 	return r.met(l)
 }

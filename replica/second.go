@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/skfs/skfs/fs"
@@ -304,8 +305,6 @@ func (f *follower) learn(tree uint8) error {
 // mark is called for KindMark.
 func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 	switch op.Flags {
-	case markSynced:
-		f.inSync(op, epoch)
 	case markLearn:
 		f.noted.Lock()
 		defer f.noted.Unlock()
@@ -320,10 +319,13 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 }
 
 // inSync is told by the primary that the data is in sync.
-func (f *follower) inSync(op *journal.Op, epoch journal.Epoch) {
-	r := f.r
+func (f *follower) inSync(op *journal.Op) error {
+	r, epoch := f.r, f.epoch
 	var s summary
-	copied := json.Unmarshal(op.Data, &s) == nil && s.Copied
+	if err := json.Unmarshal(op.Data, &s); err != nil {
+		return syscall.EBADMSG
+	}
+	copied := s.Copied
 	var seq journal.Seq
 	var err error
 	if copied { // the record must not outlive the data that it speaks of
@@ -334,7 +336,7 @@ func (f *follower) inSync(op *journal.Op, epoch journal.Epoch) {
 	r.mu.Lock()
 	if f.void {
 		r.mu.Unlock()
-		return
+		return context.Canceled
 	}
 	state := r.state
 	state.Role, state.Epoch, state.Seq = RoleSecond, epoch, seq
@@ -354,7 +356,7 @@ func (f *follower) inSync(op *journal.Op, epoch journal.Epoch) {
 	}
 	if err != nil {
 		r.events.send(Event{Kind: EventFailed, Epoch: uint64(epoch), Text: err.Error()})
-		return
+		return err
 	}
 	f.opts = FollowOptions{}
 	if copied {
@@ -363,6 +365,7 @@ func (f *follower) inSync(op *journal.Op, epoch journal.Epoch) {
 		r.log("E", "reintegre", "Reintegration ended (synchronize)")
 	}
 	r.events.send(Event{Kind: EventSynced, Epoch: uint64(epoch), Follow: did})
+	return nil
 }
 
 // adopt makes the data durable as checkpoint n of the primary.

@@ -57,8 +57,9 @@ func (s State) Uptodate() bool { return s.Role == RoleAlone && !s.Strange }
 // Rank orders data of the same epoch: the greater may be primary when both hosts
 // are there and neither is sure. booted: the host has booted since the reign or the
 // following that the record tells of. A primary that lost its power while connected
-// may have lost what was not flushed; a second whose host went on has it.
-func (s State) Rank(booted bool) int {
+// may have lost what was not flushed; a second whose host went on has it, and so has
+// one that logs what it receives (async="none").
+func (s State) Rank(booted, logs bool) int {
 	switch s.Role {
 	case RoleAlone:
 		return 6
@@ -70,7 +71,7 @@ func (s State) Rank(booted bool) int {
 	case RoleClean: // flushed
 		return 4
 	case RoleSecond:
-		if booted {
+		if booted && !logs {
 			return 1
 		}
 		return 3
