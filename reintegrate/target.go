@@ -123,7 +123,7 @@ func (t *Target) apply(op *journal.Op) ([]byte, error) {
 	case journal.KindSyncDir:
 		return t.applyDir(s, op)
 	case journal.KindSyncHash:
-		return applyHash(s, op)
+		return answerHashes(s, op.Data)
 	case journal.KindSyncAttrs:
 		a, err := parseAttrs(op.Data)
 		if err != nil {
@@ -383,23 +383,28 @@ func same(have, e *Entry) bool {
 	return true
 }
 
-// applyHash answers a question. A file that is not there or cannot be read is
+// opener opens a regular file for reading.
+type opener interface {
+	Open(id journal.FileID) (SinkFile, error)
+}
+
+// answerHashes answers questions. A file that is not there or cannot be read is
 // answered as unknown: PRIM sends all of it, and a bad block is written anew.
-func applyHash(s Sink, op *journal.Op) ([]byte, error) {
-	bs, qs, err := parseQuestions(op.Data)
+func answerHashes(o opener, data []byte) ([]byte, error) {
+	bs, qs, err := parseQuestions(data)
 	if err != nil {
 		return nil, err
 	}
 	var answer []byte
 	for _, q := range qs {
-		hs, err := hashFile(s, q, bs)
+		hs, err := hashFile(o, q, bs)
 		answer = appendHashes(answer, hs, err == nil)
 	}
 	return answer, nil
 }
 
-func hashFile(s Sink, q question, blockSize int) ([]blockHash, error) {
-	f, err := s.Open(q.ID)
+func hashFile(o opener, q question, blockSize int) ([]blockHash, error) {
+	f, err := o.Open(q.ID)
 	if err != nil {
 		return nil, err
 	}

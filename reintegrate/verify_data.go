@@ -144,7 +144,7 @@ func (v *Verification) look(tree uint8, qs []question) ([]Range, error) {
 	mine := make([][]blockHash, len(qs))
 	gone := make([]bool, len(qs))
 	for i, q := range qs {
-		switch mine[i], err = hashOpened(src, q, v.o.BlockSize); {
+		switch mine[i], err = hashFile(src, q, v.o.BlockSize); {
 		case errors.Is(err, os.ErrNotExist):
 			gone[i] = true
 		case err != nil:

@@ -159,25 +159,3 @@ func answerObjects(r Reader, data []byte) (b []byte, err error) {
 	}
 	return b, nil
 }
-
-// answerHashes is applyHash for who only reads.
-func answerHashes(r Reader, data []byte) (b []byte, err error) {
-	bs, qs, err := parseQuestions(data)
-	if err != nil {
-		return nil, err
-	}
-	for _, q := range qs {
-		hs, err := hashOpened(r, q, bs)
-		b = appendHashes(b, hs, err == nil)
-	}
-	return b, nil
-}
-
-func hashOpened(r Reader, q question, blockSize int) ([]blockHash, error) {
-	f, err := r.Open(q.ID)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return hashRange(f, q.Off, q.Len, blockSize)
-}
