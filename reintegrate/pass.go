@@ -28,7 +28,7 @@ type Options struct {
 	Since journal.Time // Scan: a file whose ctime is later, here or on SECOND, is compared
 
 	Restored bool // Scan: a backup was restored on SECOND; its ctimes mean nothing
-	Keep  bool         // SECOND keeps what only it had, instead of deleting it at the end
+	Keep     bool // SECOND keeps what only it had, instead of deleting it at the end
 }
 
 func (o *Options) setDefaults() error {
