@@ -41,7 +41,7 @@ posix:
 
 # Kills, cut links and power cuts under load, the full number of rounds.
 crash:
-	E2E_LONG=1 $(GO) test -count=1 -v -timeout 180m -run 'Crash|Chaos|Kill|PowerOff|Postgres' ./e2e
+	E2E_LONG=1 $(GO) test -count=1 -v -timeout 180m -run 'Crash|Chaos|Kill|PowerOff|PowerCut|Postgres' ./e2e
 
 # Two hosts in namespaces of this machine; needs root.
 e2e:

@@ -109,7 +109,7 @@ func changes() []change {
 			},
 			do:    func(s *trip) { s.overwrite("sparse", 1<<20, 3*zone, 1<<40+1<<19, 2<<40-1<<20) },
 			bytes: 3 * zone, files: 1,
-			fine: true},
+		},
 		{name: "written through a mapping",
 			prepare: func(s *trip) { s.write("file", 3*zone) },
 			do: func(s *trip) {

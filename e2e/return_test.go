@@ -60,7 +60,6 @@ type change struct {
 	do      func(*trip) // while it is away
 	bytes   int64       // of the zones that are touched
 	files   int64       // that are touched
-	fine    bool        // too much for a copy that reads everything
 }
 
 // cost says what a copy may read and send.
@@ -85,10 +84,6 @@ const (
 	// checkpoints, some time to write them, and a slow machine.
 	noteLife = 30 * time.Second
 )
-
-// fullOnly says that the hosts under test still compare everything at every
-// return: what a copy reads is not looked at then.
-func fullOnly() bool { return os.Getenv("E2E_RETURN_FULL") != "" }
 
 // table runs rows on one pair of hosts, one after the other. A row that fails
 // costs the pair.
@@ -308,9 +303,6 @@ type trip struct {
 }
 
 func (tab *table) run(t *testing.T, r row) {
-	if r.fine && fullOnly() {
-		t.Skip("a copy that reads everything takes hours here")
-	}
 	tab.n++
 	s := &trip{table: tab, t: t, row: r, dir: fmt.Sprintf("%s/rows/%03d", dataDir, tab.n), kept: map[string][]byte{}}
 	defer func() {
@@ -661,14 +653,14 @@ func (s *trip) copied() stats {
 	kind := s.row.cost
 	switch {
 	case kind == nothing:
-		if got.passes > 0 && !fullOnly() {
+		if got.passes > 0 {
 			s.t.Errorf("%s, expected no copy at all", got)
 		}
 		return got
 	case kind != anew && got.copied > limit.bytes:
 		s.t.Errorf("%s: at most %d bytes were changed", got, limit.bytes)
 	}
-	if kind != delta || fullOnly() {
+	if kind != delta {
 		return got
 	}
 	if most := limit.bytes + s.looked.bytes; got.copied+got.equals > most {

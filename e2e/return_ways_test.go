@@ -446,10 +446,6 @@ func ways() []row {
 			s.offWhile(func() error { return s.away.ReplaceDisk(dataDir) })
 		}}, usual},
 		{way{name: "an empty disk mounted on the newest, both stopped", role: "PRIM", both: true, cost: anew, leave: (*trip).stop, back: func(s *trip) {
-			if fullOnly() {
-				s.start()
-				return
-			}
 			s.halt(s.stays)
 			s.must(s.stays.PowerOff())
 			s.must(s.stays.ReplaceDisk(dataDir))
@@ -576,9 +572,6 @@ func (s *trip) bothVersions() {
 	s.t.Helper()
 	if got, err := os.ReadFile(s.at("conflict")); string(got) != "of the winner" {
 		s.t.Errorf("the survivor has %q, %v", got, err)
-	}
-	if fullOnly() {
-		return
 	}
 	aside := filepath.Join(s.backing(s.away), ".skfs", "quarantine")
 	found := map[string]bool{}
