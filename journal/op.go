@@ -105,10 +105,10 @@ const FsyncDataOnly uint32 = 1
 
 // Op.Flags of KindCheckpoint.
 const (
-	CheckpointBegin uint32 = iota // comes after all before it and before all after it
-	CheckpointFlush               // comes after the last CheckpointBegin, beside anything: what was before that is to be flushed
-	CheckpointCopy                // before a reintegration: SECOND records that it is not consistent
-	CheckpointSynced              // SECOND records that its data is PRIM's
+	CheckpointBegin  uint32 = iota // comes after all before it and before all after it
+	CheckpointFlush                // comes after the last CheckpointBegin, beside anything: what was before that is to be flushed
+	CheckpointCopy                 // before a reintegration: SECOND records that it is not consistent
+	CheckpointSynced               // SECOND records that its data is PRIM's
 )
 
 // Bits of Op.Valid for KindSetAttr.
