@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -300,6 +301,17 @@ func (a *Aside) takeHeld(h int) error {
 		id, _, _ := strings.Cut(n.Name(), "-")
 		e := entryAside(id, &st)
 		e.Why, e.Kept, e.Path = "created", true, a.t.heldPaths[n.Name()]
+		if k := a.copied(id); k >= 0 { // it was noted: it has been here from the beginning
+			left := math.MaxInt
+			if err := a.t.removeOne(h, n.Name(), &left); err != nil {
+				return err
+			}
+			a.Entries[k].Why = e.Why
+			if err := a.save(); err != nil {
+				return err
+			}
+			continue
+		}
 		to := fmt.Sprintf("files/%d", len(a.Entries))
 		if err := unix.Renameat2(h, n.Name(), a.dir, to, unix.RENAME_NOREPLACE); err != nil {
 			return err
@@ -313,6 +325,11 @@ func (a *Aside) takeHeld(h int) error {
 		}
 	}
 	return nil
+}
+
+// copied returns the entry that is a whole copy of an object, -1 if there is none.
+func (a *Aside) copied(id string) int {
+	return slices.IndexFunc(a.Entries, func(e AsideEntry) bool { return e.ID == id && e.Kept && !e.Partial })
 }
 
 // disownAll takes the identities of everything at name in dir and below: it is not

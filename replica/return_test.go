@@ -223,3 +223,35 @@ func TestChangedBehind(t *testing.T) {
 		t.Errorf("b has %q, %v", c, err)
 	}
 }
+
+// A primary that gives way without a restart tells what it has made alone.
+func TestGivesWay(t *testing.T) {
+	ctx := context.Background()
+	a, b := pairOn(t, 36430)
+	a.write("both", "before")
+	a.must(os.Mkdir(a.path("d"), 0o755))
+	noNotes(a, b)
+	b.stop(false)
+	a.wait(EventPeerLost)
+	a.must(a.c.Alone(ctx, 1))
+	a.write("d/only-a", "made on a")
+	a.must(a.c.Demote(ctx))
+
+	b.start()
+	b.must(b.c.Promote(ctx, 2, ForcePrim))
+	b.must(b.c.Alone(ctx, 2))
+	b.write("only-b", "made on b")
+	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], FollowOptions{}))
+	if how := b.verdict(); how != "delta" {
+		t.Errorf("a %s copy, expected a delta", how)
+	}
+	a.copied()
+	kept, err := filepath.Glob(fmt.Sprintf("/proc/self/fd/%d/.skfs/quarantine/*/files/*", a.backing.Fd()))
+	if err != nil || len(kept) != 1 {
+		t.Errorf("in quarantine are %v, %v, expected one file", kept, err)
+	}
+	if _, err := os.Stat(a.path("d", "only-a")); !os.IsNotExist(err) {
+		t.Errorf("what the primary does not have is there: %v", err)
+	}
+	noNotes(a, b)
+}

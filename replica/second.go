@@ -156,6 +156,10 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 	f.noted.Lock()
 	f.again = again
 	f.noted.Unlock()
+	if err := r.notes.Know(); err != nil { // it may have been a primary alone until now
+		f.fatal = err
+		return false, err
+	}
 	for _, x := range r.trees {
 		if err := x.Tree().BuildIndex(); err != nil {
 			f.fatal = err
