@@ -93,6 +93,12 @@ func showModule(m *Module) string {
 	if m.User != nil {
 		fmt.Fprintf(&b, "user %+v\n", *m.User)
 	}
+	if v := m.VIP; v != nil {
+		fmt.Fprintf(&b, "vip tcpreset=%t\n", v.TCPReset)
+		for _, a := range v.Addresses {
+			fmt.Fprintf(&b, "virtual_addr %+v\n", a)
+		}
+	}
 	if len(m.Env) > 0 {
 		fmt.Fprintf(&b, "env %v\n", m.Env)
 	}

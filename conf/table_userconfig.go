@@ -37,7 +37,7 @@ func serviceTags() *tag {
 			{rfsTags(), 0, 1},
 			{userTags(), 0, 1},
 			later("farm", inFarm),
-			later("vip", inMirror|inFarm),
+			{vipTags(), 0, 1},
 			later("vhost", 0),
 			later("errd", 0),
 			later("check", 0),

@@ -53,6 +53,7 @@ type Module struct {
 	Heart        *Heart        // nil unless Mode is Mirror
 	RFS          *RFS          // nil: nothing is replicated
 	User         *User         // nil: no scripts are called
+	VIP          *VIP          // nil: no virtual address
 
 	Env      map[string]string // environment variables that %name% was expanded to
 	Warnings Problems          // what works, but hardly as meant
@@ -257,6 +258,9 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 	}
 	if u := n.one("user"); u != nil {
 		m.User = s.user(u)
+	}
+	if v := n.one("vip"); v != nil {
+		m.VIP = s.vip(v, m)
 	}
 	if m.RFS == nil && m.Heart != nil && m.Heart.flow() != nil {
 		m.Warnings.addf(n.one("heart").pos, "a heartbeat has ident=%q but there is no <rfs>: the module will stay in WAIT", FlowIdent)

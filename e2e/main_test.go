@@ -22,6 +22,7 @@ var skfs string
 func TestMain(m *testing.M) {
 	roles := ledger.Roles()
 	roles[putRole] = putEntries
+	roles[reachRole] = reachHere
 	lab.Main(roles)
 	code, err := withBinary(m.Run)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 //
 //	offset  size  field
 //	0       4     magic "SKHB"
-//	4       2     version, 2
+//	4       2     version, 3
 //	6       2     length of the whole datagram
 //	8       8     incarnation of the sender: random, new after each boot of its host
 //	16      8     sequence: nanoseconds of CLOCK_BOOTTIME, grows within an incarnation
@@ -33,14 +33,15 @@ import (
 //	108     8     full copy demanded
 //	116     8     full copy done
 //	124     8     external synchronisation: since, ns since 1970, signed
-//	132     1+n   module: length, bytes
+//	132     8     sequence last heard from the receiver on this heartbeat, 0: none
+//	140     1+n   module: length, bytes
 //	…       1+n   node: length, bytes
 //	…       1+n   external synchronisation: its uid
 //	…       4     crc32c of all before
 const (
 	beatMagic   = "SKHB"
-	beatVersion = 2
-	beatFixed   = 132
+	beatVersion = 3
+	beatFixed   = 140
 	beatMax     = beatFixed + 3*256 + 4
 )
 
@@ -71,6 +72,7 @@ type message struct {
 	Incarnation  uint64
 	Seq          uint64
 	Heard        uint64
+	Echo         uint64 // the newest Seq of the receiver that the sender has heard here
 	Beat         Beat
 }
 
@@ -111,6 +113,7 @@ func (m *message) encode() []byte {
 	b = be.AppendUint64(b, m.Beat.Full)
 	b = be.AppendUint64(b, m.Beat.FullDone)
 	b = be.AppendUint64(b, uint64(m.Beat.SyncSince))
+	b = be.AppendUint64(b, m.Echo)
 	for _, s := range []string{m.Module, m.Node, m.Beat.SyncUID} {
 		b = append(append(b, byte(len(s))), s...)
 	}
@@ -161,6 +164,7 @@ func decodeMessage(b []byte) (message, error) {
 	v.Released, v.SwapAsk, v.DataEpoch = be.Uint64(b[76:]), be.Uint64(b[84:]), be.Uint64(b[92:])
 	v.Rank = int(int64(be.Uint64(b[100:])))
 	v.Full, v.FullDone, v.SyncSince = be.Uint64(b[108:]), be.Uint64(b[116:]), int64(be.Uint64(b[124:]))
+	m.Echo = be.Uint64(b[132:])
 	r := bytes.NewBuffer(body[beatFixed:])
 	for _, s := range []*string{&m.Module, &m.Node, &v.SyncUID} {
 		n, err := r.ReadByte()

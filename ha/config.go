@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/skfs/skfs/conf"
+	"github.com/skfs/skfs/netvip"
 )
 
 // moduleConf is what a module's driver takes from the configuration.
@@ -21,6 +22,10 @@ type moduleConf struct {
 	delay time.Duration
 
 	syncAt conf.Schedule // nil: the data is kept up to date
+
+	vips     []vipConf // as conf.Addresses
+	lease    time.Duration
+	tcpReset bool
 
 	scripts             bool // there is a <user>
 	logging             bool
@@ -83,6 +88,14 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 			mc.syncAt = s
 		}
 		mc.flow = net.JoinHostPort(addr, strconv.Itoa(ports.RFS))
+	}
+	if v := m.VIP; v != nil {
+		mc.tcpReset, mc.lease = v.TCPReset, leaseOf(mc.beats)
+		for _, a := range v.Addresses {
+			mc.conf.Addresses = append(mc.conf.Addresses, VirtualAddress{a.Addr, a.Check})
+			mc.vips = append(mc.vips, vipConf{name: a.Addr, bits: a.Bits, netif: a.Interface, connections: a.Connections,
+				options: netvip.Options{Lease: mc.lease, NoDAD: true, RefreshEvery: a.ArpInterval, RefreshFor: a.ArpElapse}})
+		}
 	}
 	if u := m.User; u != nil {
 		mc.scripts, mc.logging, mc.logSize = true, u.Logging, u.UserLogSize

@@ -163,7 +163,7 @@ func (m *machine) decideSecond() bool {
 	case p.Primary && m.Fresh && m.synced() && m.Conf.SyncAt:
 		m.syncedForNow()
 		return true
-	case p.Primary && m.Fresh && m.synced() && m.Up != partsOf(RoleSecond):
+	case p.Primary && m.Fresh && m.synced() && m.Up != m.wants(RoleSecond):
 		m.scripts(RoleSecond, "start")
 		return len(m.Plan) > 0
 	case p.Primary:
@@ -194,6 +194,8 @@ func (m *machine) decidePrimary() bool {
 	case m.heard() && p.Primary && m.yields(p):
 		m.again("heart")
 		return m.Order != NoOrder
+	case m.ipDown():
+		return true
 	case m.Order == OrderRestart:
 		m.Order = NoOrder
 		m.restart()
@@ -217,7 +219,7 @@ func (m *machine) decidePrimary() bool {
 	case m.Role == RolePrim && (m.silent() || m.heard() && p.Role != RoleSecond || m.Lost):
 		m.become(RoleAlone)
 		return true
-	case m.Up != partsOf(m.Role):
+	case m.Up != m.wants(m.Role):
 		m.scripts(m.Role, "start")
 		return len(m.Plan) > 0
 	}
@@ -243,6 +245,7 @@ func (m *machine) yields(p Beat) bool {
 			if !m.Rival {
 				m.Rival = true
 				m.say("heart", "Split brain recovery: staying alone")
+				m.announce()
 			}
 			return false
 		}

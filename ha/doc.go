@@ -71,6 +71,28 @@
 // when it is alone and was in sync not long ago: both may serve then. A default
 // primary (defaultprim) that was started as a second asks for a swap once.
 //
+// # Virtual addresses
+//
+// They are on the primary from before start_prim until after stop_prim (address.go),
+// each with a lease in its kernel (netvip) that the loop of the module renews every
+// third of it (vip.go, modulevip.go; leaseOf says how long it is).
+//
+//	step          ──▶ address: missing, and certain() ──▶ TaskAddress ──▶ vips.set
+//	module.renew  ──▶ lost: lease over, or removed    ──▶ AddressLost ──▶ Missing
+//
+// Who was stopped for longer than the lease has lost them when it wakes, and knows
+// nothing that is worth anything: heart.doubt begins all verdicts anew, and then a
+// beat counts only if it echoes one that was sent since (message.Echo). They are set
+// again when the peer is known to be silent, or to hear this node and not to reign.
+// A daemon that was killed finds its addresses and goes on to renew them; one that
+// finds them gone is in the same position as a host that was stopped.
+//
+// An address that somebody removed, or that cannot be set, restarts the module if
+// it has check="on" (ip.ADDR, rule ip_failure); else it is tried again every second.
+// A conflict is logged and answered, never given in to: which of two primaries
+// stays is decided by their beats, and the one that gives way drops its addresses
+// before it stops its application.
+//
 // # Guarantees
 //
 //   - Never two nodes that serve in the same epoch. While the nodes hear each
@@ -82,6 +104,9 @@
 //     and no task waits for something that only the peer's goodwill ends.
 //   - What a state promises is durable (ha.state) before it is said or done. If
 //     it cannot be written the module stands still and keeps saying the old truth.
+//   - A virtual address is set only by a node that reigns and knows that the peer does
+//     not. While the nodes hear each other it is on one of them; a host that is paused
+//     or whose daemon is dead keeps it for netvip.Bound(lease) at most.
 //   - A daemon that is killed and started again repeats nothing: scripts that run
 //     are found by the path of their status file, replicas by Launcher.Attach,
 //     tasks that were under way keep their numbers (R1).
@@ -100,6 +125,8 @@
 //     syncat go by this node's own; a clock that was set back makes nothing recent.
 //   - A call to a replica does not take as long as a join, a whole synchronisation
 //     and a new loss of the stream.
+//   - The disk under SAFEVAR does not hang for as long as a lease while the state of
+//     a primary changes: the loop that renews writes it. (One that fails is no matter.)
 //   - Scripts do not leave their process group if they want to be killable.
 //
 // # What a crash leaves
@@ -117,4 +144,6 @@
 // one that receives on each network; they take heart.mu only, and never touch the
 // disk. Lock order: Supervisor.change, Supervisor.mu, module.mu; heart.mu,
 // Log.mu and store.mu are leaves.
+// vips.mu and Supervisor.hostMu are leaves too. Tasks and watchers of addresses are
+// goroutines of the loop, and hand it what they find.
 package ha

@@ -49,6 +49,7 @@ func (w *world) settle(r *rand.Rand, trail *[]string) {
 
 // settled checks that nothing waits without a cause.
 func (w *world) settled() {
+	w.settledAddresses()
 	a, b := &w.n[0].s, &w.n[1].s
 	is := func(s *State, r Role, c Colour) bool { return s.Role == r && s.Colour == c }
 	if is(a, RoleSecond, Green) && a.Home || is(b, RoleSecond, Green) && b.Home {
@@ -106,7 +107,7 @@ func walk(seed int64, data, cuts bool, variant string, step func(*world)) (trail
 		ms := w.moves(true)
 		if cuts {
 			for i := range w.n {
-				ms = append(ms, move{fmt.Sprintf("heartbeats from %d cut: %v", i, !w.cut[i]), true, func(w *world) { w.cut[i], w.cuts = !w.cut[i], true }})
+				ms = append(ms, move{fmt.Sprintf("heartbeats from %d cut: %v", i, !w.cut[i]), true, func(w *world) { w.cut[i], w.cuts, w.apart = !w.cut[i], true, true }})
 			}
 		}
 		m := ms[r.Intn(len(ms))]
@@ -150,6 +151,8 @@ func TestWalks(t *testing.T) {
 		{true, false, ""}, {true, true, ""}, {false, false, ""}, {false, true, ""},
 		{true, false, "node a"}, {false, false, "lastprim"}, {true, true, "lastprim"},
 		{true, false, "syncat"}, {true, true, "syncat"}, {true, false, "syncdelta"}, {true, true, "syncdelta"},
+		{true, false, "address"}, {false, false, "address check"}, {true, true, "address"},
+		{true, false, "address pause"}, {false, false, "address pause"}, {true, true, "address pause"},
 	} {
 		t.Run(fmt.Sprintf("data=%v,cuts=%v,%s", c.data, c.cuts, c.variant), func(t *testing.T) {
 			t.Parallel()
@@ -176,7 +179,7 @@ func TestExplore(t *testing.T) {
 	for _, c := range []struct {
 		data    bool
 		variant string
-	}{{true, ""}, {false, ""}, {true, "lastprim"}, {true, "syncat"}, {true, "syncdelta"}} {
+	}{{true, ""}, {false, ""}, {true, "lastprim"}, {true, "syncat"}, {true, "syncdelta"}, {true, "address"}, {false, "address pause"}} {
 		data := c.data
 		t.Run(fmt.Sprintf("data=%v,%s", data, c.variant), func(t *testing.T) {
 			t.Parallel()

@@ -147,8 +147,10 @@ func TestSavedRoundTrip(t *testing.T) {
 		t.Error(d)
 	}
 	golden(t, "ha.state", data)
-	if _, err := readSaved("testdata/ha.state.1"); err != nil {
-		t.Errorf("what an earlier version wrote: %v", err)
+	for _, earlier := range []string{"testdata/ha.state.1", "testdata/ha.state.2"} {
+		if _, err := readSaved(earlier); err != nil {
+			t.Errorf("what an earlier version wrote: %v", err)
+		}
 	}
 }
 

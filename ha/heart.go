@@ -35,6 +35,7 @@ type heart struct {
 	peerI uint64   // incarnation of the peer
 	peerS uint64   // newest sequence of that incarnation
 	old   []uint64 // incarnations of the peer that are over
+	since uint64   // what the peer says counts if it has heard a message that was sent later; see doubt
 	got   Beat     // the newest beat of the peer
 	fresh bool     // got was not taken yet
 }
@@ -46,6 +47,7 @@ type heartbeat struct {
 	to      *net.UDPAddr
 	last    time.Duration // boottime of the last message, or of the beginning of the window
 	heard   uint64        // incarnation heard here
+	echo    uint64        // …and the newest sequence of it
 	hearsMe bool          // the peer hears this node here
 	link    Link
 	told    Link   // what was taken of link
@@ -200,6 +202,21 @@ func (h *heart) send(ctx context.Context) {
 	}
 }
 
+// doubt is for a host that did not run for a while: what it heard until now is
+// worth nothing, nor is what waits in its sockets. Verdicts begin anew, and a message
+// counts if the peer had heard what is sent from now on, or says that it hears
+// nothing.
+func (h *heart) doubt() {
+	now := boottime()
+	h.mu.Lock()
+	h.since, h.got, h.fresh = uint64(now), Beat{}, false
+	for _, b := range h.beats {
+		b.link, b.told, b.last, b.hearsMe = LinkUnknown, LinkUnknown, now, false
+	}
+	h.mu.Unlock()
+	signal(h.kick)
+}
+
 // deadline is the earliest moment before max at which a verdict is due.
 func (h *heart) deadline(max time.Duration) time.Duration {
 	h.mu.Lock()
@@ -222,7 +239,7 @@ func (h *heart) judge(now time.Duration, late bool) {
 		case late:
 			b.last = now
 		case now-b.last >= b.conf.Timeout:
-			b.link, b.heard, b.hearsMe = LinkDown, 0, false
+			b.link, b.heard, b.echo, b.hearsMe = LinkDown, 0, 0, false
 			signal(h.wake)
 		}
 	}
@@ -230,7 +247,7 @@ func (h *heart) judge(now time.Duration, late bool) {
 
 func (h *heart) sendOn(b *heartbeat, now time.Duration) {
 	h.mu.Lock()
-	m := message{Module: h.module, Node: h.node, Incarnation: h.incarnation, Seq: uint64(now), Heard: b.heard, Beat: h.say}
+	m := message{Module: h.module, Node: h.node, Incarnation: h.incarnation, Seq: uint64(now), Heard: b.heard, Echo: b.echo, Beat: h.say}
 	h.mu.Unlock()
 	_, err := b.conn.WriteToUDP(m.encode(), b.to)
 	switch {
@@ -290,7 +307,14 @@ func (h *heart) hear(b *heartbeat, m message) {
 		}
 		h.peerI, h.peerS = m.Incarnation, 0
 	}
+	if m.Heard == h.incarnation && m.Echo < h.since {
+		return
+	}
 	up := b.link != LinkUp
+	if m.Incarnation != b.heard {
+		b.echo = 0
+	}
+	b.echo = max(b.echo, m.Seq)
 	b.last, b.heard, b.hearsMe, b.link = boottime(), m.Incarnation, m.Heard == h.incarnation, LinkUp
 	wrong := ""
 	if !b.hearsMe && !up {

@@ -15,7 +15,10 @@ type world struct {
 	cut    [2]bool // heartbeats from node i do not arrive
 	acked  uint8   // writes that the application was told are done
 	writes int
-	cuts   bool    // heartbeats were cut: split brain is possible
+	cuts   bool    // heartbeats were cut, or a host paused: split brain is possible
+	pauses bool    // hosts may be paused
+	apart  bool    // heartbeats were cut
+	shaken bool    // an address was lost or could not be set
 	forced bool    // an administrator overrode what the data said
 	dues   int     // scheduled synchronisations
 	asks   int     // full copies that were demanded: each at a time of its own
@@ -32,6 +35,7 @@ type mnode struct {
 	tasks      []mtask
 	disk       mdisk
 	r          mreplica
+	v          mvip
 }
 
 // mtask is a task that the driver was given: todo, or done with a result that the
@@ -39,6 +43,7 @@ type mnode struct {
 type mtask struct {
 	run  Run
 	done bool
+	old  bool // its host was paused since it was given
 	res  Done
 }
 
@@ -67,7 +72,7 @@ type move struct {
 }
 
 func newWorld(data bool, variant string) *world {
-	w := &world{step: Step}
+	w := &world{step: Step, pauses: variant == "address pause"}
 	for i := range w.n {
 		w.n[i] = mnode{up: true, daemon: true}
 		w.n[i].s = State{Role: RoleStop, Conf: mconf(i, data, variant), Links: make([]Link, 1)}
@@ -89,6 +94,10 @@ func mconf(i int, data bool, variant string) Conf {
 		c.SyncAt = true
 	case "syncdelta":
 		c.SyncDelta = time.Hour
+	case "address", "address pause":
+		c.Addresses = []VirtualAddress{{Name: "10.0.0.10"}}
+	case "address check":
+		c.Addresses = []VirtualAddress{{Name: "10.0.0.10", Check: true}}
 	}
 	return c
 }
@@ -130,6 +139,7 @@ func (w *world) event(i int, e Event) {
 		}
 		if r.Task.Script == "start_prim" {
 			w.startPrim(i)
+			w.startAddressed(i)
 		}
 		n.tasks = append(n.tasks, mtask{run: r})
 	}
@@ -161,6 +171,9 @@ func (w *world) check() {
 		if s.Up&PartPrim != 0 && !s.Reign {
 			w.fail("node %d serves without a reign", i)
 		}
+		if w.n[i].v.there && w.n[i].up && s.Up&PartAddress == 0 {
+			w.fail("node %d has an address that it does not know of", i)
+		}
 		if s.Reign && s.Released == s.Epoch {
 			w.fail("node %d has released epoch %d and reigns in it", i, s.Epoch)
 		}
@@ -175,18 +188,26 @@ func (w *world) moves(commands bool) []move {
 	}
 	for i := range w.n {
 		n, o := &w.n[i], &w.n[1-i]
+		w.addressMoves(i, add)
+		if n.v.paused {
+			continue
+		}
 		if n.daemon {
-			hears := o.daemon && !w.cut[1-i]
+			hears := o.daemon && !o.v.paused && !w.cut[1-i]
 			beat := o.say
 			beat.HearsMe = o.s.Links[0] == LinkUp
 			if hears && (n.s.Links[0] != LinkUp || n.s.Peer != beat) {
 				add(false, func(w *world) {
+					w.n[i].v.knows()
 					w.event(i, Linked{0, LinkUp})
 					w.event(i, Heard{beat})
 				}, "%d hears %v %v", i, beat.Role, beat.Colour)
 			}
-			if n.s.Links[0] != LinkDown && (!o.up || w.cut[1-i]) {
-				add(false, func(w *world) { w.event(i, Linked{0, LinkDown}) }, "%d: heartbeat lost", i)
+			if n.s.Links[0] != LinkDown && (!o.up || o.v.paused || w.cut[1-i]) {
+				add(false, func(w *world) {
+					w.n[i].v.knows()
+					w.event(i, Linked{0, LinkDown})
+				}, "%d: heartbeat lost", i)
 			}
 			for k, t := range n.tasks {
 				if !t.done {
@@ -195,6 +216,12 @@ func (w *world) moves(commands bool) []move {
 					add(false, func(w *world) {
 						d := w.n[i].tasks[k].res
 						w.n[i].tasks = slices.Delete(w.n[i].tasks, k, k+1)
+						if v := w.n[i].v; t.run.Task.Kind == TaskAddress && !v.there && !v.lost {
+							d.Missing = 1 // it was lost since, and that was told
+						}
+						if d.Late {
+							w.n[i].v.knows() // heart.doubt
+						}
 						w.event(i, d)
 					}, "%d knows of %v %s", i, t.run.Task.Kind, t.run.Task.Script)
 				}
@@ -250,9 +277,12 @@ func (w *world) moves(commands bool) []move {
 		if n.r.run {
 			add(true, func(w *world) { w.killReplica(i, true) }, "%d: replica killed", i)
 		}
-		if n.r.primary && !n.r.frozen && w.writes < 6 && n.r.run {
+		if n.r.primary && !n.r.frozen && w.writes < 6 && n.r.run && !(n.r.joined && o.v.paused) {
 			add(true, func(w *world) { w.write(i) }, "%d: write", i)
 		}
+	}
+	if w.n[0].v.paused || w.n[1].v.paused {
+		return ms
 	}
 	if w.n[0].r.joined {
 		add(true, func(w *world) { w.unjoin() }, "stream breaks")
@@ -352,7 +382,8 @@ func (w *world) killReplica(i int, told bool) {
 	}
 	w.n[i].r = mreplica{gone: told}
 	for k := range w.n[i].tasks {
-		if t := &w.n[i].tasks[k]; !t.done && t.run.Task.Kind != TaskScript && t.run.Task.Kind != TaskStart {
+		if t := &w.n[i].tasks[k]; !t.done && t.run.Task.Kind != TaskScript && t.run.Task.Kind != TaskStart &&
+			t.run.Task.Kind < TaskAddress {
 			t.done, t.res = true, Done{ID: t.run.ID, Err: errors.New("the replica died")}
 		}
 	}
@@ -360,7 +391,7 @@ func (w *world) killReplica(i int, told bool) {
 
 func (w *world) crash(i int) {
 	w.killReplica(i, false)
-	w.n[i].up, w.n[i].daemon, w.n[i].tasks = false, false, nil
+	w.n[i].up, w.n[i].daemon, w.n[i].tasks, w.n[i].v = false, false, nil, mvip{}
 	w.n[i].s.Up = 0 // the application died with the host
 	if w.n[i].s.Reign {
 		w.n[i].s.Reign = false
@@ -373,6 +404,8 @@ func (w *world) killDaemon(i int) {
 	n := &w.n[i]
 	n.daemon = false
 	n.tasks = slices.DeleteFunc(n.tasks, func(t mtask) bool { return t.run.Task.Kind != TaskScript })
+	n.v.knows() // its sockets are closed
+	n.v.lost = false
 	n.r.gone = false // events are kept for the next daemon
 }
 
@@ -388,7 +421,11 @@ func (w *world) startDaemon(i int, boot bool) {
 	conf := n.s.Conf
 	n.s = saved.State
 	n.s.Conf, n.s.Links = conf, make([]Link, 1)
-	w.event(i, Adopted{Reboot: boot, Found: n.r.run, Status: w.status(i)})
+	missing := n.s.allAddresses()
+	if n.v.there {
+		missing = 0
+	}
+	w.event(i, Adopted{Reboot: boot, Found: n.r.run, Status: w.status(i), Missing: missing})
 	if !boot {
 		return
 	}
@@ -407,6 +444,10 @@ func (w *world) exec(i, k int) {
 	n := &w.n[i]
 	t := n.tasks[k].run
 	r := &n.r
+	if t.Task.Kind >= TaskAddress {
+		n.tasks[k].done, n.tasks[k].res = true, w.address(i, n.tasks[k])
+		return
+	}
 	var err error
 	if t.Task.Kind != TaskScript && t.Task.Kind != TaskStart && t.Task.Kind != TaskJoin && !r.run {
 		err = ErrNoReplica
@@ -510,7 +551,7 @@ func (w *world) alone(i int) {
 
 // key identifies a world up to the numbers of tasks.
 func (w *world) key() string {
-	b := fmt.Appendf(nil, "%v %b %d %v %v %d %v %d|", w.cut, w.acked, w.writes, w.cuts, w.forced, w.asks, w.owed, w.dues)
+	b := fmt.Appendf(nil, "%v %b %d %v%v%v %v %d %v %d|", w.cut, w.acked, w.writes, w.apart, w.shaken, w.cuts, w.forced, w.asks, w.owed, w.dues)
 	for i := range w.n {
 		n := w.n[i]
 		s := n.s
@@ -524,11 +565,15 @@ func (w *world) key() string {
 				who = 'a'
 			case s.Yield:
 				who = 'y'
+			case s.AddressID:
+				who = 'v'
 			}
-			b = fmt.Appendf(b, "%c%v%v%v;", who, t.run.Task, t.done, t.res.Err)
+			b = fmt.Appendf(b, "%c%v%v%v%v%v;", who, t.run.Task, t.done, t.old, t.res.Err, t.res.Missing)
 		}
+		s.AddressID = nz(s.AddressID)
 		s.TaskID, s.CurID, s.Alone, s.Yield = 0, nz(s.CurID), nz(s.Alone), nz(s.Yield)
 		b = fmt.Appendf(b, "%v %v %v %v %v|", n.up, n.daemon, n.disk, n.r, s)
+		b = fmt.Appendf(b, "%v|", n.v)
 	}
 	return string(b)
 }

@@ -22,6 +22,7 @@ type module struct {
 	paths  conf.Paths
 	launch Launcher
 	errors func(string)
+	host   func() (addressHost, error)
 
 	mc     *moduleConf
 	state  State
@@ -39,6 +40,10 @@ type module struct {
 	prog    ReplicaProgress
 	asking  bool // a Status for prog is under way
 	netout  throughput
+	vips    *vips
+	renewal *time.Ticker // a third of the lease
+	counted time.Time    // when connections were, last
+	conns   map[string]int
 	ticked  time.Time
 	dueAt   time.Time // of the next scheduled synchronisation, for schedule
 	sched   conf.Schedule
@@ -62,8 +67,8 @@ const (
 )
 
 // openModule reads what an earlier daemon left of the module.
-func openModule(paths conf.Paths, mc *moduleConf, l Launcher, errs func(string)) (*module, error) {
-	m := &module{name: mc.name, paths: paths, launch: l, mc: mc,
+func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addressHost, error), errs func(string)) (*module, error) {
+	m := &module{name: mc.name, paths: paths, launch: l, host: host, mc: mc,
 		errors: func(text string) { errs("module " + mc.name + ": " + text) },
 		events: make(chan func(), 64), kills: map[uint64]chan struct{}{}, changed: make(chan struct{})}
 	if err := os.MkdirAll(paths.UserVar(m.name), 0o755); err != nil {
@@ -110,10 +115,12 @@ func (m *module) close() error { return errors.Join(m.log.close(), m.res.store.c
 // a later run finds them.
 func (m *module) run(ctx context.Context) {
 	taskCtx, cancel := context.WithCancel(ctx)
+	m.openVips()
 	defer func() {
 		cancel()
 		m.closeHeart()
 		m.drain()
+		m.closeVips()
 	}()
 	m.adopt(ctx, taskCtx)
 	m.openHeart(ctx)
@@ -134,6 +141,8 @@ func (m *module) run(ctx context.Context) {
 			f()
 		case <-wake:
 			m.takeHeart(taskCtx)
+		case <-m.renewal.C:
+			m.renew(taskCtx)
 		case <-progress.C:
 			m.askProgress(taskCtx)
 			m.clockwork(taskCtx, time.Now())
@@ -212,6 +221,8 @@ func (m *module) store(ctx context.Context) bool {
 		}
 		select {
 		case <-time.After(storeRetry):
+		case <-m.renewal.C: // who serves goes on to
+			m.vips.renew() // what is lost is told again by its event
 		case <-ctx.Done():
 			return false
 		}
@@ -240,6 +251,7 @@ func (m *module) adopt(ctx, taskCtx context.Context) {
 			m.errors(fmt.Sprintf("attach to the replication process: %v", err))
 		}
 	}
+	e.Missing = m.adoptVips(taskCtx, e.Reboot)
 	m.step(taskCtx, e)
 }
 
@@ -331,13 +343,33 @@ func (m *module) attach(ctx context.Context, r Replica) {
 // left as it is: the next daemon takes it up.
 func (m *module) carryOut(ctx context.Context, a Run) {
 	var work func() Done
-	if a.Task.Kind == TaskScript {
+	before, after := func(*Done) {}, func() {}
+	mc, v := m.mc, m.vips
+	switch a.Task.Kind {
+	case TaskScript:
 		kill := make(chan struct{})
 		m.kills[a.ID] = kill
-		mc := m.mc
 		work = func() Done { return m.runScript(ctx, mc, a, kill) }
-	} else {
-		r, mc := m.replica, m.mc
+	case TaskAddress:
+		work = func() Done {
+			d := v.set(ctx, a.Task.Ask)
+			d.ID = a.ID
+			return d
+		}
+		after = func() { m.watchVips(ctx) }                 // what happens to an address follows the word that it is set
+		before = func(d *Done) { d.Missing |= v.missing() } // a renewal may have found one lost since
+	case TaskNoAddress:
+		work = func() Done {
+			v.remove(ctx)
+			return Done{ID: a.ID}
+		}
+	case TaskAnnounce:
+		work = func() Done {
+			v.announce()
+			return Done{ID: a.ID}
+		}
+	default:
+		r := m.replica
 		if a.Task.Kind == TaskStart || a.Task.Kind == TaskStop {
 			m.replica = nil // its end is expected
 		}
@@ -350,7 +382,12 @@ func (m *module) carryOut(ctx context.Context, a Run) {
 		}
 		m.post(ctx, func() {
 			delete(m.kills, a.ID)
+			before(&d)
+			if d.Late && m.heart != nil {
+				m.heart.doubt()
+			}
 			m.step(ctx, d)
+			after()
 		})
 	})
 }
@@ -511,6 +548,11 @@ func (m *module) clockwork(ctx context.Context, now time.Time) {
 			m.step(ctx, Due{By: "syncat"})
 		}
 	}
+	if m.state.Missing != 0 && m.state.Tried && now.Sub(m.ticked).Abs() >= addressRetry {
+		m.ticked = now
+		m.step(ctx, Tick{})
+	}
+	m.countConnections(ctx, now)
 	if m.state.Conf.SyncDelta > 0 {
 		if now.Sub(m.ticked).Abs() >= tickEvery {
 			m.ticked = now
@@ -523,6 +565,11 @@ func (m *module) clockwork(ctx context.Context, now time.Time) {
 // reconfigure takes up a new active configuration.
 func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 	same := fmt.Sprint(mc.beats, mc.conf.Peer, mc.conf.Node) == fmt.Sprint(m.mc.beats, m.mc.conf.Peer, m.mc.conf.Node)
+	if m.state.Role == RoleStop { // <vip> is not dynamic
+		m.closeVips()
+		m.mc = mc
+		m.openVips()
+	}
 	m.mc = mc
 	if m.heart != nil && !same {
 		m.closeHeart()
@@ -546,6 +593,7 @@ func (m *module) publish() {
 	if s.Conf.HasData {
 		values["rfs.netout_bandwidth"] = strconv.FormatUint(m.netout.rate, 10)
 	}
+	m.addressResources(values)
 	changedRes := m.res.set(now, values)
 	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,

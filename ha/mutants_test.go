@@ -120,6 +120,59 @@ var mutants = []struct {
 		s.Home = s.Home || s.SwapAsk != 0
 		return s, a
 	}},
+	{"the reign is released before the address is taken away", false, false, "address", func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		for i, t := range s.Plan {
+			if t.Kind == TaskNoAddress {
+				s.Plan = append(append(s.Plan[:i:i], s.Plan[i+1:]...), t)
+				return s, a
+			}
+		}
+		return s, a
+	}},
+	{"an address whose lease ran out is set again at once", false, false, "address pause", func(s State, e Event, now time.Time) (State, []Action) {
+		if l, ok := e.(AddressLost); ok {
+			l.Expired = false
+			e = l
+		}
+		return Step(s, e, now)
+	}},
+	{"a host that woke takes what it hears first for new", false, false, "address pause", func(s State, e Event, now time.Time) (State, []Action) {
+		links, peer := s.Links, s.Peer
+		s, a := Step(s, e, now)
+		if l, ok := e.(AddressLost); ok && l.Expired {
+			s.Links, s.Peer = links, peer
+		}
+		return s, a
+	}},
+	{"an address that was lost is not set again", false, false, "address", func(s State, e Event, now time.Time) (State, []Action) {
+		if _, ok := e.(AddressLost); ok {
+			return s, nil
+		}
+		return Step(s, e, now)
+	}},
+	{"the application is started before its address is set", false, false, "address", func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		if s.AddressID != 0 {
+			id := s.AddressID
+			s.AddressID, s.Tried = 0, true
+			s, b := Step(s, Tick{}, now)
+			s.AddressID = id
+			return s, append(a, b...)
+		}
+		return s, a
+	}},
+	{"an address stays after the application has stopped", false, false, "address", func(s State, e Event, now time.Time) (State, []Action) {
+		s, a := Step(s, e, now)
+		for i, r := range a {
+			if r, ok := r.(Run); ok && r.Task.Kind == TaskNoAddress {
+				a = append(a[:i:i], a[i+1:]...)
+				s, b := Step(s, Done{ID: r.ID}, now)
+				return s, append(a, b...)
+			}
+		}
+		return s, a
+	}},
 	{"what was conceded is forgotten over a stop", true, false, "", func(s State, e Event, now time.Time) (State, []Action) {
 		s, a := Step(s, e, now)
 		if s.Role == RoleStop {

@@ -4,7 +4,7 @@ import "github.com/skfs/skfs/conf"
 
 // A transition is planned here: the tasks of each, in order. What the scripts
 // are and how they follow each other is §14.2 of the guide, which reduces to one
-// rule: each role wants some parts of the application (partsOf), a transition
+// rule: each role wants some parts of the application (wants), a transition
 // stops those that the next role does not want, calls the script transition, and
 // starts those that are missing.
 
@@ -15,9 +15,14 @@ func (m *machine) script(name string, to Role, action string) {
 }
 
 // stopParts plans the stop scripts, each gracefully and then with force.
+// Addresses go after what uses them; see withdraw.
 func (m *machine) stopParts(parts Parts, to Role, action string) {
 	for _, p := range stopOrder {
 		if parts&p == 0 {
+			continue
+		}
+		if p == PartAddress {
+			m.plan(Task{Kind: TaskNoAddress})
 			continue
 		}
 		t := Task{Kind: TaskScript, Script: "stop_" + p.name(), Part: p, From: m.Role, To: to, Action: action}
@@ -31,7 +36,11 @@ func (m *machine) stopParts(parts Parts, to Role, action string) {
 
 func (m *machine) startParts(parts Parts, to Role, action string) {
 	for _, p := range partNames {
-		if parts&p.part != 0 {
+		switch {
+		case parts&p.part == 0:
+		case p.part == PartAddress:
+			m.plan(Task{Kind: TaskAddress})
+		default:
 			m.plan(Task{Kind: TaskScript, Script: "start_" + p.name, Part: p.part, From: m.Role, To: to, Action: action})
 		}
 	}
@@ -39,11 +48,11 @@ func (m *machine) startParts(parts Parts, to Role, action string) {
 
 // scripts plans the way from the parts that run to those of role.
 func (m *machine) scripts(role Role, action string) {
-	m.stopParts(m.Up&^partsOf(role), role, action)
+	m.stopParts(m.Up&^m.wants(role), role, action)
 	if m.Role != role {
 		m.script("transition", role, action)
 	}
-	m.startParts(partsOf(role)&^m.Up, role, action)
+	m.startParts(m.wants(role)&^m.Up, role, action)
 }
 
 // start: STOP to WAIT. The replica comes up read-only; what it knows decides.
@@ -103,8 +112,8 @@ func (m *machine) demote() {
 // data is touched; nothing is written, and no script started, before the peer
 // has conceded or is silent.
 func (m *machine) claim(f Force, to Role) bool {
-	m.stopParts(m.Up&^partsOf(to), to, "start")
-	m.reign(f, to, partsOf(to)&^m.Up)
+	m.stopParts(m.Up&^m.wants(to), to, "start")
+	m.reign(f, to, m.wants(to)&^m.Up)
 	return true
 }
 
@@ -237,18 +246,19 @@ func (m *machine) takeOver(reason string) bool {
 func (m *machine) swap() {
 	m.say("heart", "Begin of Swap")
 	m.Swapping = true
-	m.stopParts(m.Up&^partsOf(RoleSecond), RoleSecond, "stop")
+	m.stopParts(m.Up&^m.wants(RoleSecond), RoleSecond, "stop")
 	m.demote()
 	m.script("transition", RoleSecond, "stop")
 	m.plan(Task{Kind: MarkRelease, Role: RoleSecond})
 }
 
-// restart stops and starts the application where it is.
+// restart stops and starts the application where it is. The addresses stay: clients
+// are refused meanwhile, which they notice sooner than silence.
 func (m *machine) restart() {
-	up := m.Up
+	up := m.Up &^ PartAddress
 	m.stopParts(up, m.Role, "stopstart")
 	m.script("transition", m.Role, "stopstart")
-	m.startParts(up|partsOf(m.Role), m.Role, "stopstart")
+	m.startParts((up|m.wants(m.Role))&^(m.Up&PartAddress), m.Role, "stopstart")
 }
 
 // become: ALONE to PRIM or back, while the application runs.
@@ -264,11 +274,11 @@ func (m *machine) degrade() {
 	m.say("nfsadmin", "The replication process has ended: going on without replication")
 	m.stopParts(m.Up, RoleAlone, "stopstart")
 	m.plan(Task{Kind: TaskStart, Degraded: true})
-	m.reign(ForcePrim, RoleAlone, partsOf(RoleAlone))
+	m.reign(ForcePrim, RoleAlone, m.wants(RoleAlone))
 	m.Role = RoleAlone
 }
 
 // reclaim: a primary takes a new epoch for what it goes on doing.
 func (m *machine) reclaim() {
-	m.reign(ForcePrim, RoleAlone, partsOf(RoleAlone)&^m.Up)
+	m.reign(ForcePrim, RoleAlone, m.wants(RoleAlone)&^m.Up)
 }

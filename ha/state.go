@@ -64,8 +64,14 @@ type State struct {
 	CurID  uint64
 	TaskID uint64 // the last one given
 	Alone  uint64 // id of a Replica.Alone under way beside the plan
-	Yield  uint64 // id of a Replica.Outdate under way beside the plan
-	YieldD Drop   // …and what it concedes
+	// The virtual addresses, while Up has PartAddress; see address.go.
+	Missing   Addresses // not on this host
+	Refused   Addresses // …and not because of their lease: they could not be set, or were removed
+	AddressID uint64    // id of a TaskAddress under way beside the plan
+	Withdrawn bool      // …or of a TaskNoAddress
+	Tried     bool      `json:"-"` // the last attempt is over: not again before the next Tick
+	Yield     uint64    // id of a Replica.Outdate under way beside the plan
+	YieldD    Drop      // …and what it concedes
 
 	Links  []Link `json:"-"` // verdicts about the heartbeats, as in Conf.Heartbeats
 	Peer   Beat   `json:"-"` // the last word of the peer, zero when it is silent
@@ -85,7 +91,8 @@ type Conf struct {
 	DefaultPrim  string        // alone, lastprim or a node, see conf.Module
 	Pairing      string        // with whom which directories are replicated
 	SyncDelta    time.Duration // see conf.RFS
-	SyncAt       bool          // the data is brought up to date at scheduled times only
+	Addresses    []VirtualAddress
+	SyncAt       bool // the data is brought up to date at scheduled times only
 }
 
 // Remote is a role with its colour.
@@ -161,16 +168,17 @@ const (
 	PartPrim
 	PartSecond
 	PartSec
+	PartAddress // the virtual addresses; no scripts belong to it
 )
 
 // partNames are in the order in which parts start; sec, prim, second, both is
-// that in which they stop (guide §14.2).
+// that in which they stop (guide §14.2). The addresses are there while prim runs.
 var (
 	partNames = []struct {
 		part Parts
 		name string
-	}{{PartBoth, "both"}, {PartPrim, "prim"}, {PartSecond, "second"}, {PartSec, "sec"}}
-	stopOrder = []Parts{PartSec, PartPrim, PartSecond, PartBoth}
+	}{{PartBoth, "both"}, {PartAddress, "address"}, {PartPrim, "prim"}, {PartSecond, "second"}, {PartSec, "sec"}}
+	stopOrder = []Parts{PartSec, PartPrim, PartAddress, PartSecond, PartBoth}
 )
 
 func (p Parts) name() string {
@@ -183,7 +191,7 @@ func (p Parts) name() string {
 	return partNames[i].name
 }
 
-// partsOf is what runs in a role.
+// partsOf is what scripts start in a role; see wants.
 func partsOf(r Role) Parts {
 	switch r {
 	case RoleAlone:

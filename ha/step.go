@@ -41,7 +41,7 @@ func (m *machine) settle() {
 		switch {
 		case m.advance():
 		case (m.Cur.Kind == TaskClaim || m.Cur.Kind == TaskJoin) && m.contested():
-		case m.Cur.Kind == 0 && m.decide():
+		case m.idle() && m.decide():
 		default:
 			return
 		}
@@ -61,11 +61,11 @@ func (m *machine) colour() Colour {
 			return Red
 		}
 	case RoleAlone, RolePrim:
-		if steady && m.Established && !m.Data.Frozen && !m.Data.Gone && m.Up == partsOf(m.Role) {
+		if steady && m.Established && !m.Data.Frozen && !m.Data.Gone && m.Up == m.wants(m.Role) {
 			return Green
 		}
 	case RoleSecond:
-		if steady && m.Fresh && m.synced() && !m.Data.Gone && m.Up == partsOf(m.Role) {
+		if steady && m.Fresh && m.synced() && !m.Data.Gone && m.Up == m.wants(m.Role) {
 			return Green
 		}
 	}
@@ -98,6 +98,8 @@ func (m *machine) conceded() bool {
 // writes to frozen data ends only after Alone, and the peer's frozen
 // application goes on only after this node conceded.
 func (m *machine) beside() {
+	m.withdraw()
+	m.address()
 	if m.Reign && m.Established && m.Data.Frozen && m.Alone == 0 && m.Cur.Kind != TaskDemote && m.conceded() {
 		m.Unprotected = true
 		m.Alone = m.run(Task{Kind: TaskAlone, Epoch: m.Epoch})
@@ -135,6 +137,9 @@ func (m *machine) advance() bool {
 		return false
 	}
 	t := m.Plan[0]
+	if (t.Kind == TaskNoAddress || t.Kind == MarkRelease) && m.AddressID != 0 || t.starts() && t.Part == PartPrim && m.unaddressed() {
+		return false
+	}
 	m.Plan = m.Plan[1:]
 	switch t.Kind {
 	case MarkRole:
@@ -149,7 +154,12 @@ func (m *machine) advance() bool {
 		return true
 	case MarkEnd:
 		m.say("heart", "End of stop")
+		m.noAddresses()
 		m.Role, m.Up, m.Data = RoleStop, 0, Data{}
+		return true
+	case TaskAddress:
+		m.Up |= PartAddress
+		m.Missing, m.Refused, m.Tried = m.allAddresses(), 0, false
 		return true
 	case TaskClaim:
 		m.Cur = t
@@ -207,6 +217,9 @@ func (m *machine) done(d Done) {
 		}
 		m.Data.Frozen, m.Lost = false, !m.Data.Joined
 		return
+	case m.AddressID:
+		m.addressed(d)
+		return
 	case m.Yield:
 		// The concession stands even if the replica could not note it: ha.state has.
 		m.Yield, m.Outdated = 0, m.YieldD
@@ -217,8 +230,12 @@ func (m *machine) done(d Done) {
 	}
 	t := m.Cur
 	m.Cur = Task{}
-	if t.Kind == TaskScript {
+	switch t.Kind {
+	case TaskScript:
 		m.scriptEnded(t, d)
+		return
+	case TaskNoAddress:
+		m.noAddresses()
 		return
 	}
 	if d.Err == nil && t.Kind != TaskStop && t.Kind != TaskJoin {
@@ -346,8 +363,12 @@ func (m *machine) failed(what string, err error) {
 	m.again("nfsadmin")
 }
 
-// again orders an automatic stopstart, unless there were too many (§13.2.3).
-func (m *machine) again(by string) {
+// again orders an automatic stopstart.
+func (m *machine) again(by string) { m.loop("called by " + by) }
+
+// loop orders a stopstart, unless there were too many (§13.2.3). why is how the log
+// says where it comes from.
+func (m *machine) loop(why string) {
 	switch m.Order {
 	case OrderStop, OrderForcestop, OrderStopstart:
 		return
@@ -362,7 +383,7 @@ func (m *machine) again(by string) {
 			return
 		}
 	}
-	m.say("heart", "Action stopstart called by "+by)
+	m.say("heart", "Action stopstart "+why)
 	m.Order = OrderStopstart
 }
 

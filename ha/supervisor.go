@@ -34,6 +34,9 @@ type Supervisor struct {
 	ctx     context.Context   // of Run; nil before and after
 	wg      sync.WaitGroup    // loops of modules
 
+	hostMu sync.Mutex  // guards host; a leaf
+	host   addressHost // opened with the first module that has virtual addresses
+
 	change sync.Mutex // one Reload or Configure at a time; taken before mu
 }
 
@@ -143,7 +146,27 @@ func (s *Supervisor) Close() error {
 		errs = append(errs, m.close())
 	}
 	clear(s.modules)
+	s.hostMu.Lock()
+	defer s.hostMu.Unlock()
+	if s.host != nil {
+		errs = append(errs, s.host.Close())
+		s.host = nil
+	}
 	return errors.Join(errs...)
+}
+
+// addressHost opens what sets addresses on this host, once.
+func (s *Supervisor) addressHost() (addressHost, error) {
+	s.hostMu.Lock()
+	defer s.hostMu.Unlock()
+	if s.host == nil {
+		h, err := openNetvip()
+		if err != nil {
+			return nil, err
+		}
+		s.host = h
+	}
+	return s.host, nil
 }
 
 func (s *Supervisor) module(name string) (*supervised, error) {
@@ -308,7 +331,7 @@ func (s *Supervisor) read(module string) (*moduleConf, error) {
 
 // add begins to supervise a module. Caller holds change.
 func (s *Supervisor) add(mc *moduleConf) error {
-	m, err := openModule(s.paths, mc, s.o.Launcher, s.o.Errors)
+	m, err := openModule(s.paths, mc, s.o.Launcher, s.addressHost, s.o.Errors)
 	if err != nil {
 		return fmt.Errorf("module %s: %w", mc.name, err)
 	}

@@ -247,10 +247,11 @@ func TestSchedule(t *testing.T) {
 	p.close(1)
 
 	mc := p.confs[1]
-	m, err := openModule(p.paths(1), mc, fakeLauncher{p.data, 1}, func(text string) { t.Log(text) })
+	m, err := openModule(p.paths(1), mc, fakeLauncher{p.data, 1}, nil, func(text string) { t.Log(text) })
 	if err != nil {
 		t.Fatal(err)
 	}
+	m.openVips()
 	defer m.close()
 	day := func(d, h int) time.Time { return time.Date(2026, 3, d, h, 0, 0, 0, time.Local) }
 	for i, c := range []struct {

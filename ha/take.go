@@ -17,6 +17,10 @@ func (m *machine) take(e Event) {
 		if m.Data.Running && !(m.Cur.Kind == TaskStop) {
 			m.Data = Data{Running: true, Gone: true, Degraded: m.Data.Degraded}
 		}
+	case AddressLost:
+		m.lost(e)
+	case Tick:
+		m.Tried = false
 	case Heard:
 		m.heardBeat(e.Beat)
 	case Linked:
@@ -263,6 +267,9 @@ func (m *machine) peerLost() {
 
 // heardBeat takes over what the peer says of itself.
 func (m *machine) heardBeat(b Beat) {
+	if m.Reign && m.Peer.Primary && !b.Primary {
+		m.announce()
+	}
 	m.Peer = b
 	m.Seen = max(m.Seen, b.Seen, b.Epoch)
 	m.remote(Remote{b.Role, b.Colour})
@@ -339,6 +346,12 @@ func (m *machine) adopted(e Adopted) {
 			m.adoptedReplica(e.Status)
 		} else {
 			m.Data = Data{Running: true, Gone: true, Degraded: m.Data.Degraded}
+		}
+	}
+	if m.Up&PartAddress != 0 {
+		// Whether they may still be set has to be known anew.
+		if m.Missing, m.AddressID = e.Missing, 0; m.Withdrawn {
+			m.AddressID = m.run(Task{Kind: TaskNoAddress})
 		}
 	}
 	if m.Cur.Kind != 0 && m.Cur.Kind != TaskClaim {

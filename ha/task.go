@@ -28,10 +28,14 @@ const (
 	MarkRole    // Role
 	MarkRelease // the reign has ended
 	MarkEnd     // the module is stopped
+
+	TaskAddress   // set the addresses that are missing (Ask); in a plan: they are to be set from now on
+	TaskNoAddress // take the addresses away
+	TaskAnnounce  // tell the link again where they are
 )
 
 var taskNames = [...]string{"", "script", "start replica", "stop replica", "promote", "follow", "demote", "alone",
-	"outdate", "status", "cut", "abandon", "join", "claim", "role", "release", "end"}
+	"outdate", "status", "cut", "abandon", "join", "claim", "role", "release", "end", "set address", "remove address", "announce address"}
 
 func (k TaskKind) String() string { return taskNames[k] }
 
@@ -50,6 +54,7 @@ type Task struct {
 	Since    time.Time `json:",omitzero"`
 	Degraded bool      `json:",omitempty"`
 	Clean    bool      `json:",omitempty"`
+	Ask      bool      `json:",omitempty"` // whether another host has the address
 }
 
 // name is what the state shows while the task runs.
@@ -97,10 +102,19 @@ type (
 		Err    error
 		Exit   int           // of a script
 		Status ReplicaStatus // after a task of the replica that did not fail
+		// Of a TaskAddress: what is still missing, and what of it could not be set.
+		Missing, Refused Addresses
+		Late             bool // this host did not run meanwhile
+	}
+	// AddressLost says that a virtual address is not there any more. Expired: because
+	// its lease ran out, else because somebody removed it.
+	AddressLost struct {
+		Index   int
+		Expired bool
 	}
 	// Told is an event of the replica.
 	Told struct{ Event ReplicaEvent }
-	// Tick comes now and then while the module is started.
+	// Tick comes now and then while there is something to do with the time.
 	Tick struct{}
 	// Due says that the time of a scheduled synchronisation has come. By is who says
 	// so: the schedule, or a command.
@@ -121,6 +135,8 @@ type (
 		Reboot bool
 		Found  bool // a replica runs
 		Status ReplicaStatus
+		// Missing are the addresses that were not found.
+		Missing Addresses
 	}
 	// Reconfigured brings the active configuration.
 	Reconfigured struct{ Conf Conf }
@@ -132,6 +148,7 @@ func (Told) isEvent()         {}
 func (Tick) isEvent()         {}
 func (Due) isEvent()          {}
 func (Gone) isEvent()         {}
+func (AddressLost) isEvent()  {}
 func (Heard) isEvent()        {}
 func (Linked) isEvent()       {}
 func (Adopted) isEvent()      {}

@@ -340,6 +340,10 @@ func (h *Held) expire() error {
 	return h.gone
 }
 
+// Announce announces the address anew, as Add does: for a link that was told by
+// another host that the address is there.
+func (h *Held) Announce() { signal(h.restart) }
+
 // Remaining is how much of the lease is left, not positive when it ran out.
 func (h *Held) Remaining() time.Duration {
 	h.mu.Lock()

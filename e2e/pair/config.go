@@ -15,6 +15,7 @@ type Config struct {
 	StartPrim string   // shell commands of the script start_prim
 	StopPrim  string   // shell commands of the script stop_prim, which is called twice: $1 is force the second time
 	RFS       string   // more attributes of <rfs>, such as nbremconn="2"
+	Service   string   // more tags of <service>, such as <vip>
 }
 
 func (c Config) withDefaults() Config {
@@ -47,7 +48,7 @@ func (c Config) userconfig() string {
 	for _, d := range c.Dirs {
 		fmt.Fprintf(&b, "      <replicated dir=%q mode=\"read_only\"/>\n", d)
 	}
-	b.WriteString(`    </rfs>
+	b.WriteString("    </rfs>\n" + c.Service + `
     <user nicestoptimeout="30" forcestoptimeout="30" logging="userlog"/>
   </service>
 </safe>
