@@ -84,6 +84,7 @@ type Gate struct {
 type peer struct {
 	stream   Stream
 	pass     atomic.Pointer[Pass]
+	complete atomic.Bool   // the pass has ended: see Complete
 	vouches  atomic.Bool   // its own notes count: see Vouched
 	released chan struct{} // closed by Release
 	release  sync.Once
@@ -206,6 +207,17 @@ func (g *Gate) Synced(s Stream) {
 	}
 }
 
+// Complete says that the pass of the peer behind s has ended: it has everything up to
+// now, and gets what comes. When it returns, FirstChange has been called for every
+// change before, and is not called for one after, as long as that peer is there.
+func (g *Gate) Complete(s Stream) {
+	g.Quiet(func() {
+		if p := g.peer.Load(); p != nil && p.stream == s {
+			p.complete.Store(true)
+		}
+	})
+}
+
 // Vouched says that the peer behind s has recorded that it is in sync: what it
 // notes counts from now on, and notes here need not be on disk before a change is.
 func (g *Gate) Vouched(s Stream) {
@@ -256,7 +268,7 @@ func (g *Gate) enter(ops ...*journal.Op) (ticket, syscall.Errno) {
 	}
 	pass := p.pass.Load()
 	e := g.note(ops, !p.vouches.Load())
-	if e == 0 && pass != nil { // a second that is not consistent is none yet
+	if e == 0 && pass != nil && !p.complete.Load() { // a second that is not consistent is none yet
 		e = g.noteChange()
 	}
 	if e != 0 {

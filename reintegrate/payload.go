@@ -55,6 +55,12 @@ const (
 // own, not an application's.
 const FlagPass uint32 = 1 << 31
 
+// Own says whether op is a pass's own. What fails of it on SECOND is in the answer
+// to SyncEnd, and passed again: the owner of the stream need not care.
+func Own(op *journal.Op) bool {
+	return op.Kind >= journal.KindSyncBegin && op.Kind <= journal.KindPunch || op.Flags&FlagPass != 0
+}
+
 // Bits of the answer to KindSyncDir for an entry; all but the first only where
 // DirVouch asks for them.
 const (

@@ -194,6 +194,9 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second jour
 	l.sender = journal.NewSender(link, journal.SenderOptions{
 		Epoch: epoch, First: p.First, Async: p.Async, LockTimeout: r.cfg.RFS.LockTimeout, SendTimeout: r.cfg.RFS.SendTimeout,
 		Mismatch: func(op *journal.Op, local, remote syscall.Errno) {
+			if reintegrate.Own(op) { // the pass hears of it from the second
+				return
+			}
 			r.log("I", "nfsadmin", "%s of %s ended here with %q and on node %s with %q", op.Kind, op.ID, local, req.Node, remote)
 			select {
 			case l.wrong <- difference{op, remote}:
@@ -508,6 +511,8 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		if err != nil {
 			return err
 		}
+		// What the second is to record must not be renewed by a change from now on.
+		r.gate.Complete(l.sender)
 		if l.offered, err = r.offer(l.second); err != nil {
 			return err
 		}
