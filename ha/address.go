@@ -39,10 +39,11 @@ func (s *State) wants(r Role) Parts {
 }
 
 // certain says that this primary knows that nobody has taken over: the peer is
-// dead as far as can be known, or says that it does not reign and hears us, so that
-// it will not.
+// dead as far as can be known, or says that it does not reign and cannot begin to:
+// because it hears us, or is not started.
 func (m *machine) certain() bool {
-	return m.silent() || m.heard() && m.Peer.HearsMe && !m.Peer.Primary
+	p := m.Peer
+	return m.silent() || m.heard() && !p.Primary && (p.HearsMe || p.Role == RoleStop || p.Role == RoleWait && !p.Ready)
 }
 
 // address sets what is missing, once at a time. The link is asked first whether

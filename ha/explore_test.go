@@ -111,6 +111,9 @@ func walk(seed int64, data, cuts bool, variant string, step func(*world)) (trail
 			}
 		}
 		m := ms[r.Intn(len(ms))]
+		if strings.HasSuffix(m.name, "wakes") && r.Intn(10) > 0 {
+			continue // pauses last, or nothing becomes of them
+		}
 		if m.fault {
 			if faults == 0 || r.Intn(4) > 0 {
 				continue

@@ -6,12 +6,18 @@ type mvip struct {
 	there  bool // the kernel has it
 	paused bool // nothing runs on the host but its kernel
 	lost   bool // its lease ran out while the host was paused, and nobody knows yet
-	woken  bool // was paused, and has not heard anything since
+	woken  bool // was paused, and the peer may have taken over unheard
 	stale  Beat // what the peer said before: it still waits in a socket
 }
 
 // knows: the host has heard what is true now.
 func (v *mvip) knows() { v.woken, v.stale = false, Beat{} }
+
+// hears: one that does not hear this host may be about to take over.
+func (v *mvip) hears(b Beat) {
+	v.stale = Beat{}
+	v.woken = v.woken && (b.Primary || !b.HearsMe)
+}
 
 // addressMoves lists what can happen to the address of node i.
 func (w *world) addressMoves(i int, add func(bool, func(*world), string, ...any)) {

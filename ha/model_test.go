@@ -198,7 +198,7 @@ func (w *world) moves(commands bool) []move {
 			beat.HearsMe = o.s.Links[0] == LinkUp
 			if hears && (n.s.Links[0] != LinkUp || n.s.Peer != beat) {
 				add(false, func(w *world) {
-					w.n[i].v.knows()
+					w.n[i].v.hears(beat)
 					w.event(i, Linked{0, LinkUp})
 					w.event(i, Heard{beat})
 				}, "%d hears %v %v", i, beat.Role, beat.Colour)
