@@ -24,7 +24,7 @@ lint:
 
 race:
 	@test -n "$(RACE)" || echo "make: no C compiler: testing without the race detector"
-	$(GO) test $(RACE) -p 2 -timeout 20m $$($(GO) list ./... | grep -v /internal/lint)
+	$(GO) test $(RACE) -p 2 -timeout 40m $$($(GO) list ./... | grep -v /internal/lint)
 
 # Every fuzz target for FUZZTIME.
 fuzz:
