@@ -387,6 +387,9 @@ func dataRanges(fd int, off, end int64, fn func(off, end int64) error) error {
 			return nil
 		}
 		hole, err := unix.Seek(fd, data, unix.SEEK_HOLE)
+		if err == unix.ENXIO {
+			return nil // cut off meanwhile
+		}
 		if err != nil {
 			return err
 		}

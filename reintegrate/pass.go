@@ -65,6 +65,8 @@ type Pass struct {
 	meter meter
 	limit limiter
 
+	failing sync.Mutex // held over Failed; comes before the leaves
+
 	mu      sync.Mutex // protects what follows; a leaf
 	dirs    []dirRef   // listed, their attributes are to be sent at the end
 	retries map[journal.FileID]int
@@ -328,13 +330,18 @@ const maxRetries = 4
 // on SECOND (its disk is full) ends the pass. False: the pass is over and cannot do
 // it any more.
 func (p *Pass) Failed(op *journal.Op, remote error) bool {
+	// Who finds that an object is waiting must find it in the queue.
+	p.failing.Lock()
+	defer p.failing.Unlock()
 	dirs, files, ok := p.affected(op)
 	if !ok {
 		p.fail(fmt.Errorf("%s on the other host: %w", op.Kind, remote))
 		return false
 	}
-	dirs = slices.DeleteFunc(dirs, func(d dirRef) bool { return p.isWaiting(d.id) })
-	files = slices.DeleteFunc(files, func(f fileRef) bool { return p.isWaiting(f.id) })
+	if !Own(op) { // many live operations on one object fail alike, and are mended at once
+		dirs = slices.DeleteFunc(dirs, func(d dirRef) bool { return p.isWaiting(d.id) })
+		files = slices.DeleteFunc(files, func(f fileRef) bool { return p.isWaiting(f.id) })
+	}
 	if remote != nil {
 		for _, d := range dirs {
 			if p.tooOften(d.id) {

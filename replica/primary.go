@@ -504,7 +504,7 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		switch {
 		case err == nil:
 			r.failures = 0
-		case l.sender.Err() == nil: // the stream did not break: the pass itself has failed
+		case l.sender.Err() == nil && !noRoom(err): // neither the stream nor a disk: the pass itself has failed
 			r.failures++
 		}
 		r.mu.Unlock()
@@ -532,6 +532,12 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		return fmt.Errorf("end the synchronisation: %w", err)
 	}
 	return r.met(l)
+}
+
+// noRoom says whether a copy has failed for want of space: comparing more would not
+// help.
+func noRoom(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO)
 }
 
 // offer makes the data of this host durable, so that a second that has it all has
