@@ -28,6 +28,7 @@ func (a *App) controlCommands() []*cli.Command {
 		a.control("prim", "start as primary, even if the data may not be up to date"),
 		a.control("primforce", "start as primary, even if the data is inconsistent"),
 		a.control("second", "start as secondary", "fullsync"),
+		a.set(),
 		a.control("forcestop", "stop the module even if something of it hangs"),
 	}
 }

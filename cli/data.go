@@ -13,7 +13,7 @@ import (
 
 // dataCommands are those about replicated directories (§13.6.4).
 func (a *App) dataCommands() []*cli.Command {
-	return []*cli.Command{a.secondforce(), a.rfssync(), a.rfsdiff(), a.rfsverify(), a.repair(), a.splitbrain(), a.set()}
+	return []*cli.Command{a.secondforce(), a.rfssync(), a.rfsdiff(), a.rfsverify(), a.repair(), a.splitbrain()}
 }
 
 // secondforce starts as secondary and copies what was changed since a date
@@ -116,26 +116,4 @@ func resource(s ha.ModuleState, name string) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-// set gives a resource a value (§13.6.4.10).
-func (a *App) set() *cli.Command {
-	return &cli.Command{
-		Name: "set", Usage: "set a resource; rfs.syncat to up: synchronize now",
-		Flags: []cli.Flag{flagM(), flagBy(),
-			&cli.StringFlag{Name: "r", Usage: "the `RESOURCE`"}, &cli.StringFlag{Name: "v", Usage: "its `VALUE`"}},
-		Action: func(c *cli.Context) error {
-			am, err := module(c)
-			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
-				return err
-			}
-			if !c.IsSet("r") || !c.IsSet("v") {
-				return usage("set: expected -r RESOURCE -v VALUE")
-			}
-			return a.client.Do(c.Context, am, web.Command{Name: "set", Args: []string{c.String("r"), c.String("v")}, By: c.String("i")})
-		},
-	}
 }

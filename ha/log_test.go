@@ -147,8 +147,13 @@ func TestResources(t *testing.T) {
 		t.Fatal(err)
 	}
 	t0 := time.UnixMicro(1_000_000)
-	if !r.set(t0, map[string]string{"a": "up", "b": "down"}) || r.set(t0.Add(1), map[string]string{"a": "up", "b": "down"}) {
-		t.Error("change is not told from no change")
+	r.set(t0, map[string]string{"a": "up", "b": "down"})
+	if !r.fresh {
+		t.Error("a change is not told")
+	}
+	r.fresh = false
+	if r.set(t0.Add(1), map[string]string{"a": "up", "b": "down"}); r.fresh {
+		t.Error("what is no change is told")
 	}
 	r.set(t0.Add(time.Second), map[string]string{"a": "down"})
 	if err := r.store.close(); err != nil {
@@ -158,7 +163,7 @@ func TestResources(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.store.close()
-	if got := r.list(); len(got) != 1 || got[0] != (Resource{"a", "down", t0.Add(time.Second)}) {
+	if got := r.list(); len(got) != 1 || got[0] != (Resource{"a", "down", t0.Add(time.Second), ""}) {
 		t.Errorf("%v", got)
 	}
 	var n int

@@ -594,7 +594,9 @@ func (m *module) publish() {
 		values["rfs.netout_bandwidth"] = strconv.FormatUint(m.netout.rate, 10)
 	}
 	m.addressResources(values)
-	changedRes := m.res.set(now, values)
+	m.res.set(now, values)
+	changedRes := m.res.fresh
+	m.res.fresh = false
 	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
 		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog}
@@ -632,9 +634,12 @@ func (m *module) do(ctx, taskCtx context.Context, c Command) error {
 	answer := make(chan error, 1)
 	err := m.post(ctx, func() {
 		err := m.state.Refusal(c)
-		if err == nil {
+		switch {
+		case err == nil && c.assigns():
+			m.assignAsked(taskCtx, c)
+		case err == nil:
 			m.step(taskCtx, Asked{c})
-		} else {
+		default:
 			m.log.Write(LevelInfo, "heart", err.Error())
 		}
 		answer <- err

@@ -1,7 +1,6 @@
 package ha
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"slices"
@@ -10,62 +9,106 @@ import (
 )
 
 // resources are the named facts of a module, SAFEVAR/modules/AM/resource.db, with
-// their history. The goroutine of the module owns values.
+// their history. The automaton gives some (State.resources), checkers, scripts and
+// commands assign the others. The goroutine of the module owns values and own.
 type resources struct {
 	store  *store
 	values map[string]Resource
+	own    map[string]bool // what the automaton gives
+	fresh  bool            // values changed since publish
+	since  int             // changes since the history was purged last
 }
 
 const resourceSchema = `
-CREATE TABLE IF NOT EXISTS resource (name TEXT PRIMARY KEY, value TEXT NOT NULL, date INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS history (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, value TEXT NOT NULL, date INTEGER NOT NULL)`
+CREATE TABLE IF NOT EXISTS resource (name TEXT PRIMARY KEY, value TEXT NOT NULL, date INTEGER NOT NULL, setter TEXT NOT NULL DEFAULT '');
+CREATE TABLE IF NOT EXISTS history (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, value TEXT NOT NULL, date INTEGER NOT NULL, setter TEXT NOT NULL DEFAULT '')`
 
-// historyKeep is how many changes resource.db remembers.
-const historyKeep = 100_000
+// resourceColumns came after the first version of the tables.
+var resourceColumns = []column{{"resource", "setter", "TEXT NOT NULL DEFAULT ''"}, {"history", "setter", "TEXT NOT NULL DEFAULT ''"}}
+
+// The history keeps its last historyKeep changes, none older than historyAge, and
+// looks every historyPurge changes.
+const (
+	historyKeep  = 100_000
+	historyAge   = 90 * 24 * time.Hour
+	historyPurge = 500
+)
 
 func openResources(path string, errs func(string)) (*resources, error) {
-	s, err := openStore(path, resourceSchema, errs)
+	s, err := openStore(path, resourceSchema, errs, resourceColumns...)
 	if err != nil {
 		return nil, err
 	}
-	r := &resources{store: s, values: map[string]Resource{}}
-	all, err := query(context.Background(), s.db, "SELECT name, value, date FROM resource", func(rows *sql.Rows) (Resource, error) {
-		var v Resource
-		var date int64
-		err := rows.Scan(&v.Name, &v.Value, &date)
-		v.Since = time.UnixMicro(date)
-		return v, err
-	})
+	r := &resources{store: s, values: map[string]Resource{}, own: map[string]bool{}, since: historyPurge}
+	all, err := query(context.Background(), s.db, "SELECT name, value, date, setter FROM resource", scanResource)
 	for _, v := range all {
 		r.values[v.Name] = v
+		r.own[v.Name] = v.By == ""
 	}
 	return r, err
 }
 
-// set gives resources their values now; the others are forgotten. It says whether
-// anything changed.
-func (r *resources) set(now time.Time, values map[string]string) bool {
-	changed := false
+func scanResource(rows *sql.Rows) (Resource, error) {
+	var v Resource
+	var date int64
+	err := rows.Scan(&v.Name, &v.Value, &date, &v.By)
+	v.Since = time.UnixMicro(date)
+	return v, err
+}
+
+// set takes what the automaton gives now. What it gave before and gives no longer is
+// forgotten; what was assigned stays.
+func (r *resources) set(now time.Time, values map[string]string) {
 	for name, value := range values {
-		if old, ok := r.values[name]; ok && old.Value == value {
-			continue
-		}
-		changed = true
-		r.values[name] = Resource{name, value, now}
-		r.store.put("INSERT INTO resource (name, value, date) VALUES (?1, ?2, ?3) ON CONFLICT (name) DO UPDATE SET value = ?2, date = ?3", name, value, now.UnixMicro())
-		r.store.put("INSERT INTO history (name, value, date) VALUES (?, ?, ?)", name, value, now.UnixMicro())
+		r.put(Resource{Name: name, Value: value, Since: now}, historyChanges)
 	}
-	for name := range r.values {
-		if _, ok := values[name]; !ok {
-			changed = true
-			delete(r.values, name)
-			r.store.put("DELETE FROM resource WHERE name = ?", name)
+	for name, own := range r.own {
+		if _, ok := values[name]; own && !ok {
+			r.forget(name)
 		}
 	}
-	if changed {
-		r.store.put("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ?", historyKeep)
+}
+
+// history says which assignments the history notes.
+type history uint8
+
+const (
+	historyChanges history = iota // those that change the value
+	historyNever
+	historyAlways
+)
+
+// put gives a resource a value; false: it has it already.
+func (r *resources) put(v Resource, h history) bool {
+	old, ok := r.values[v.Name]
+	same := ok && old.Value == v.Value && (old.By == "") == (v.By == "")
+	if same && h != historyAlways {
+		return false
 	}
-	return changed
+	if h != historyNever {
+		r.store.put("INSERT INTO history (name, value, date, setter) VALUES (?, ?, ?, ?)", v.Name, v.Value, v.Since.UnixMicro(), v.By)
+		if r.since++; r.since >= historyPurge {
+			r.since = 0
+			r.store.put("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ? OR date < ?", historyKeep, v.Since.Add(-historyAge).UnixMicro())
+		}
+	}
+	if same {
+		return false
+	}
+	r.fresh = true
+	r.values[v.Name] = v
+	r.own[v.Name] = v.By == ""
+	r.store.put("INSERT INTO resource (name, value, date, setter) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) DO UPDATE SET value = ?2, date = ?3, setter = ?4",
+		v.Name, v.Value, v.Since.UnixMicro(), v.By)
+	return true
+}
+
+// forget takes a resource away; its history stays.
+func (r *resources) forget(name string) {
+	r.fresh = true
+	delete(r.values, name)
+	delete(r.own, name)
+	r.store.put("DELETE FROM resource WHERE name = ?", name)
 }
 
 // list returns the resources by name.
@@ -74,7 +117,7 @@ func (r *resources) list() []Resource {
 	for _, v := range r.values {
 		all = append(all, v)
 	}
-	slices.SortFunc(all, func(a, b Resource) int { return cmp.Or(strings.Compare(a.Name, b.Name)) })
+	slices.SortFunc(all, func(a, b Resource) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 

@@ -40,8 +40,8 @@ const (
 
 // openStore opens or creates the file at path. A damaged file is kept aside as
 // path.damaged: a log must not keep a module from starting.
-func openStore(path, schema string, errs func(string)) (*store, error) {
-	db, err := openSQLite(path, schema)
+func openStore(path, schema string, errs func(string), added ...column) (*store, error) {
+	db, err := openSQLite(path, schema, added)
 	if err != nil {
 		for _, suffix := range []string{"", "-wal", "-shm"} {
 			if e := os.Rename(path+suffix, path+".damaged"+suffix); e != nil && !errors.Is(e, os.ErrNotExist) {
@@ -49,7 +49,7 @@ func openStore(path, schema string, errs func(string)) (*store, error) {
 			}
 		}
 		errs(fmt.Sprintf("%s could not be read (%v): it is kept as %s.damaged and a new one begins", path, err, path))
-		if db, err = openSQLite(path, schema); err != nil {
+		if db, err = openSQLite(path, schema, added); err != nil {
 			return nil, fmt.Errorf("open %s: %w", path, err)
 		}
 	}
@@ -59,7 +59,10 @@ func openStore(path, schema string, errs func(string)) (*store, error) {
 	return s, nil
 }
 
-func openSQLite(path, schema string) (*sql.DB, error) {
+// column is one that a table did not always have: a file without it gets it.
+type column struct{ table, name, kind string }
+
+func openSQLite(path, schema string, added []column) (*sql.DB, error) {
 	q := url.Values{"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(NORMAL)"}}
 	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
 	if err != nil {
@@ -69,7 +72,22 @@ func openSQLite(path, schema string) (*sql.DB, error) {
 		db.Close()
 		return nil, err
 	}
+	for _, c := range added {
+		if err := addColumn(db, c); err != nil {
+			db.Close()
+			return nil, err
+		}
+	}
 	return db, nil
+}
+
+func addColumn(db *sql.DB, c column) error {
+	var n int
+	if err := db.QueryRow("SELECT count(*) FROM pragma_table_info(?) WHERE name = ?", c.table, c.name).Scan(&n); err != nil || n > 0 {
+		return err
+	}
+	_, err := db.Exec("ALTER TABLE " + c.table + " ADD COLUMN " + c.name + " " + c.kind)
+	return err
 }
 
 // put queues a statement; false if there is no room.

@@ -51,7 +51,7 @@ type supervised struct {
 // Command is something an administrator, a script or a detector asks of a module.
 type Command struct {
 	Name string   // start stop forcestop prim primforce second secondforce swap restart stopstart rfssync set; shutdown: a stop because the host stops
-	Args []string // second: fullsync; secondforce: a date as RFC 3339 has it; rfssync: as parseSync says; set: a resource and its value
+	Args []string // second: fullsync; secondforce: a date as RFC 3339 has it; rfssync: as parseSync says; set: see mayAssign
 	By   string   // as the log shows it: "SYSTEM/root", "web@10.0.0.1/SYSTEM/root"; "": SYSTEM/root
 }
 
@@ -81,7 +81,8 @@ type ModuleState struct {
 type Resource struct {
 	Name  string
 	Value string
-	Since time.Time
+	Since time.Time // when it got this value
+	By    string    `json:",omitempty"` // who assigned it; "": the module itself
 }
 
 // Refusals of Do. Errors of Do wrap one of them and say the reason.

@@ -217,7 +217,7 @@ func TestSyncAt(t *testing.T) {
 	p.logged(1, 0, "Updating directory tree from /replicated")
 	p.value(1, "rfs.syncat", is("down"))
 	p.value(1, "rfs.uptodate", is("down"))
-	p.refused(1, "only rfs.syncat can be set", "set", "rfs.uptodate", "up")
+	p.refused(1, "only rfs.syncat can be set, to up", "set", "rfs.uptodate", "up")
 
 	n := len(p.lines(1))
 	p.do(1, "set", "rfs.syncat", "up")

@@ -49,13 +49,8 @@ func (s *State) Refusal(c Command) error {
 		}
 		return nil
 	case c.Name == "set":
-		switch {
-		case len(c.Args) != 2 || c.Args[0] != "rfs.syncat" || c.Args[1] != "up":
-			return no("only rfs.syncat can be set, to up")
-		case !s.Conf.SyncAt:
-			return no("<rfs> has no syncat")
-		case s.Role == RoleStop:
-			return no("the module is stopped")
+		if why := s.mayAssign(c); why != "" {
+			return no("%s", why)
 		}
 		return nil
 	case c.Name == "secondforce" && len(c.Args) == 1:
@@ -116,7 +111,7 @@ func (m *machine) asked(c Command) {
 	}
 	by := c.By
 	if by == "" {
-		by = "SYSTEM/root"
+		by = bySystem
 	}
 	switch {
 	case by == AtBoot:
