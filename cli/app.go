@@ -211,7 +211,7 @@ func flagM() cli.Flag {
 }
 
 func flagBy() cli.Flag {
-	return &cli.StringFlag{Name: "i", Usage: "`NAME` of who asks, for the log (detectors and scripts)"}
+	return &cli.StringFlag{Name: "i", Usage: "`NAME` of the detector or script that asks: the command is logged as its, and counted (maxloop)"}
 }
 
 func flagJSON() cli.Flag { return &cli.BoolFlag{Name: "json", Usage: "output for programs"} }

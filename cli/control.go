@@ -55,7 +55,7 @@ func (a *App) control(name, text string, args ...string) *cli.Command {
 					return usage("%s %s: expected %s", name, arg, strings.Join(args, " or "))
 				}
 			}
-			return a.client.Do(c.Context, am, web.Command{Name: name, Args: c.Args().Slice(), By: c.String("i")})
+			return a.client.Do(c.Context, am, web.Command{Name: name, Args: c.Args().Slice(), Identity: c.String("i")})
 		},
 	}
 }

@@ -37,7 +37,7 @@ func (a *App) secondforce() *cli.Command {
 			if err != nil {
 				return err
 			}
-			return a.client.Do(c.Context, am, web.Command{Name: "secondforce", Args: []string{t.UTC().Format(time.RFC3339)}, By: c.String("i")})
+			return a.client.Do(c.Context, am, web.Command{Name: "secondforce", Args: []string{t.UTC().Format(time.RFC3339)}, Identity: c.String("i")})
 		},
 	}
 }
@@ -76,7 +76,7 @@ func (a *App) rfssync() *cli.Command {
 			if len(args) == 0 {
 				return a.showSync(c, am)
 			}
-			return a.client.Do(c.Context, am, web.Command{Name: "rfssync", Args: args, By: c.String("i")})
+			return a.client.Do(c.Context, am, web.Command{Name: "rfssync", Args: args, Identity: c.String("i")})
 		},
 	}
 }

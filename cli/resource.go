@@ -35,7 +35,7 @@ func (a *App) set() *cli.Command {
 			case c.Bool("l"):
 				args = append(args, "log")
 			}
-			return a.client.Do(c.Context, am, web.Command{Name: "set", Args: args, By: c.String("i")})
+			return a.client.Do(c.Context, am, web.Command{Name: "set", Args: args, Identity: c.String("i")})
 		},
 	}
 }

@@ -3,6 +3,8 @@ package ha
 import (
 	"fmt"
 	"slices"
+
+	"github.com/skfs/skfs/conf"
 )
 
 // The virtual addresses of a mirror module are on the primary's interfaces from
@@ -35,6 +37,9 @@ func (s *State) wants(r Role) Parts {
 	if p&PartPrim != 0 && len(s.Conf.Addresses) > 0 {
 		p |= PartAddress
 	}
+	if r == RoleUp && s.Conf.Mode == conf.Farm {
+		p |= PartFarm
+	}
 	return p
 }
 
@@ -50,8 +55,7 @@ func (m *machine) certain() bool {
 // somebody has an address, unless the peer is silent: then it may be dead in a way
 // that leaves its kernel answering, and waiting for nobody prolongs the failover.
 func (m *machine) address() {
-	switch m.Order {
-	case OrderStop, OrderForcestop, OrderStopstart:
+	if m.Order.stops() || m.Order == OrderStopwait {
 		return
 	}
 	if m.Withdrawn || m.Missing == 0 || m.Tried || m.restarts() || m.AddressID != 0 || !m.Reign || !m.Established || m.Up&PartAddress == 0 ||

@@ -1,6 +1,7 @@
 package ha
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"regexp"
@@ -120,7 +121,7 @@ func (s *State) mayAssign(c Command) string {
 
 // assignAsked carries out a set command that mayAssign let pass.
 func (m *module) assignAsked(ctx context.Context, c Command) {
-	a := assignment{Name: c.Args[0], Value: c.Args[1], By: c.By}
+	a := assignment{Name: c.Args[0], Value: c.Args[1], By: cmp.Or(c.Identity, c.By)}
 	if len(c.Args) == 3 {
 		a.History = historyNever
 		if c.Args[2] == "log" {

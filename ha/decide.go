@@ -3,10 +3,15 @@ package ha
 // decide begins the next transition; false: there is nothing to do now. It is
 // called when no transition is under way.
 func (m *machine) decide() bool {
-	switch m.Order {
-	case OrderStop, OrderForcestop, OrderStopstart:
-		if m.Role != RoleStop {
-			m.stop()
+	switch {
+	case m.Role == RoleStop:
+	case m.Order.stops():
+		m.stop()
+		return true
+	case m.Order == OrderStopwait:
+		m.Order = NoOrder
+		if m.Role != RoleWait {
+			m.stopwait()
 			return true
 		}
 	}
@@ -19,6 +24,8 @@ func (m *machine) decide() bool {
 		return m.decideSecond()
 	case RoleAlone, RolePrim:
 		return m.decidePrimary()
+	case RoleUp:
+		return m.decideUp()
 	}
 	return false
 }
@@ -30,6 +37,10 @@ func (m *machine) decideStop() bool {
 		m.say("heart", "Action start called automatically")
 		m.Want = WantStart
 	case OrderStart:
+	case OrderReboot:
+		m.Order, m.Rebooted = NoOrder, true
+		m.plan(Task{Kind: TaskReboot})
+		return true
 	default:
 		m.Order = NoOrder
 		return false
@@ -52,6 +63,13 @@ func (m *machine) decideWait() bool {
 	}
 	p := m.Peer
 	switch {
+	case m.Held != "":
+		return m.wait(BlockRule)
+	case m.Conf.Gate && !m.Checked:
+		return m.wait(NoBlock)
+	case !m.Conf.mirror():
+		m.up()
+		return true
 	case !m.silent() && !m.heard():
 		return m.wait(NoBlock) // one window of silence, or a first word, decides
 	case m.mustConcede():
@@ -93,7 +111,7 @@ func (m *machine) decideWait() bool {
 		return m.claim(ForcePrim, RoleAlone)
 	case p.Role != RoleWait && m.sure(): // stopped, or silent
 		return m.claim(NoForce, RoleAlone)
-	case m.silent() && m.recent(m.now) && m.Conf.Failover:
+	case m.silent() && m.recent(m.now) && m.failover():
 		m.say("heart", "Resource rfs.uptodate set to up by failover rule rfs_forceuptodate")
 		return m.claim(ForcePrim, RoleAlone)
 	}
@@ -269,7 +287,7 @@ func (m *machine) yields(p Beat) bool {
 func (m *machine) contested() bool {
 	p := m.Peer
 	lost := m.heard() && p.Primary && (p.Established || p.Epoch > m.Epoch)
-	stop := m.Order == OrderStop || m.Order == OrderForcestop || m.Order == OrderStopstart
+	stop := m.Order.stops() || m.Held != "" // decide undoes what is left
 	if !lost && !stop {
 		return false
 	}

@@ -19,7 +19,7 @@
 //
 // Step is in step.go (tasks, their ends), take.go (events to facts), decide.go
 // (facts to transitions) and plan.go (what a transition consists of); sync.go is
-// what the next synchronisation copies. State is a value, and all that is known.
+// what the next synchronisation copies; up.go is farm and light modules. State is a value, and all that is known.
 //
 // A node reigns from the moment it claims an epoch until its application is
 // stopped and its data handed over. Every reign has an epoch of its own: greater
@@ -52,6 +52,15 @@
 // Two primaries that meet after a split brain: who answered nothing that the
 // other lacks gives up; if both did, the smaller epoch, which held the reign
 // before, stays and takes a new epoch above the other's.
+//
+// # Rules, checkers and detectors
+//
+// The failover machine says which rule applies (event Ruled, see ruled.go for what
+// each action does); a module that a rule holds in WAIT goes on with the wakeup of
+// Implicit_WAKEUP. Scripts and detectors give commands with their identity
+// (Command.Identity), which are counted (loop.go). Which classes of checkers and
+// process monitors run is a function of the State (classes.go); with Conf.Gate a
+// module does not leave WAIT before the event Checked.
 //
 // # What is synchronised, and when
 //

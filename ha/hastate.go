@@ -14,10 +14,10 @@ import (
 
 // What a module is in the middle of, SAFEVAR/modules/AM/ha.state:
 //
-//	line 1  "skfs ha.state 3 " and the crc32c of the rest, 8 hexadecimal digits
+//	line 1  "skfs ha.state 4 " and the crc32c of the rest, 8 hexadecimal digits
 //	rest    JSON: Incarnation, Boot, State
 //
-// Versions 1 and 2, which lack some fields of State whose zero value is right, are read.
+// Versions 1 to 3, which lack some fields of State whose zero value is right, are read.
 // It is replaced atomically and durably before anything that follows from it is
 // done or said.
 type saved struct {
@@ -27,7 +27,8 @@ type saved struct {
 }
 
 const (
-	savedHeader  = "skfs ha.state 3 "
+	savedHeader  = "skfs ha.state 4 "
+	savedHeader3 = "skfs ha.state 3 "
 	savedHeader2 = "skfs ha.state 2 "
 	savedHeader1 = "skfs ha.state 1 "
 )
@@ -45,7 +46,7 @@ func decodeSaved(data []byte) (saved, error) {
 	var s saved
 	head, body, ok := bytes.Cut(data, []byte("\n"))
 	sum, known := "", false
-	for _, header := range []string{savedHeader, savedHeader2, savedHeader1} {
+	for _, header := range []string{savedHeader, savedHeader3, savedHeader2, savedHeader1} {
 		if !known {
 			sum, known = strings.CutPrefix(string(head), header)
 		}

@@ -245,6 +245,14 @@ func (w *world) moves(commands bool) []move {
 				}, "%d: a synchronisation is due", i)
 			}
 			add(true, func(w *world) { w.killDaemon(i) }, "%d: daemon killed", i)
+			if n.s.Held != "" {
+				add(false, func(w *world) { w.event(i, Ruled{ImplicitWakeup, "wakeup"}) }, "%d: no rule says wait any more", i)
+			}
+			if commands && n.s.Role != RoleStop {
+				for _, action := range []string{"wait", "restart", "stopstart", "stop", "swap"} {
+					add(true, func(w *world) { w.event(i, Ruled{"rule", action}) }, "%d: a rule says %s", i, action)
+				}
+			}
 			if commands {
 				for _, c := range []Command{{Name: "start"}, {Name: "stop"}, {Name: "stopstart"}, {Name: "restart"}, {Name: "swap"},
 					{Name: "prim"}, {Name: "primforce"}, {Name: "second"}, {Name: "second", Args: []string{"fullsync"}},

@@ -181,12 +181,16 @@ func (m *module) post(ctx context.Context, f func()) error {
 // its heartbeats go on saying what was true.
 func (m *module) step(ctx context.Context, e Event) {
 	next, actions := Step(m.state, e, time.Now())
+	looped := next.Loops > m.state.Loops
 	m.state = next
 	if !m.store(ctx) {
 		return
 	}
 	if m.heart != nil {
 		m.heart.tell(m.state.beat())
+	}
+	if looped {
+		m.res.put(Resource{Name: loopResource, Value: next.loopSince(), Since: time.Now()}, historyAlways)
 	}
 	m.publish()
 	for _, a := range actions {
@@ -599,7 +603,10 @@ func (m *module) publish() {
 	m.res.fresh = false
 	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
-		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog}
+		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog, Loop: s.loopCount()}
+	if s.Why == BlockRule {
+		p.Why = s.Held
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.facts = s.clone()

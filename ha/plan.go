@@ -21,8 +21,12 @@ func (m *machine) stopParts(parts Parts, to Role, action string) {
 		if parts&p == 0 {
 			continue
 		}
-		if p == PartAddress {
+		switch p {
+		case PartAddress:
 			m.plan(Task{Kind: TaskNoAddress})
+			continue
+		case PartFarm:
+			m.plan(Task{Kind: TaskUnshare})
 			continue
 		}
 		t := Task{Kind: TaskScript, Script: "stop_" + p.name(), Part: p, From: m.Role, To: to, Action: action}
@@ -40,6 +44,8 @@ func (m *machine) startParts(parts Parts, to Role, action string) {
 		case parts&p.part == 0:
 		case p.part == PartAddress:
 			m.plan(Task{Kind: TaskAddress})
+		case p.part == PartFarm:
+			m.plan(Task{Kind: TaskShare})
 		default:
 			m.plan(Task{Kind: TaskScript, Script: "start_" + p.name, Part: p.part, From: m.Role, To: to, Action: action})
 		}
@@ -57,15 +63,20 @@ func (m *machine) scripts(role Role, action string) {
 
 // start: STOP to WAIT. The replica comes up read-only; what it knows decides.
 func (m *machine) start() {
-	m.Why, m.Released, m.Followed = NoBlock, 0, false
+	m.Why, m.Released, m.Followed, m.Held, m.Checked, m.Rebooted = NoBlock, 0, false, "", false, false
 	m.SyncDue = m.Conf.SyncAt
-	m.Home = m.Conf.DefaultPrim == m.Conf.Node || m.Conf.DefaultPrim == conf.DefaultLast && m.WasPrim
+	m.Home = m.defaultPrim()
 	m.script("prestart", RoleWait, "start")
 	m.script("transition", RoleWait, "start")
 	m.Role = RoleWait
 	if m.Conf.HasData {
 		m.plan(Task{Kind: TaskStart})
 	}
+}
+
+// defaultPrim says that this node is the one to be primary (§5.8).
+func (s *State) defaultPrim() bool {
+	return s.Conf.DefaultPrim == s.Conf.Node || s.Conf.DefaultPrim == conf.DefaultLast && s.WasPrim
 }
 
 // stop: from wherever the module is to STOP. A primary hands over first: the
@@ -75,6 +86,21 @@ func (m *machine) stop() {
 	if m.Order == OrderStopstart {
 		action = "stopstart"
 	}
+	m.unserve(action)
+	if m.Data.Running && !m.Data.Gone {
+		m.plan(Task{Kind: TaskStop, Clean: m.Order != OrderForcestop})
+	}
+	for _, p := range []Parts{PartSec, PartPrim, PartSecond, PartBoth} {
+		m.plan(Task{Kind: TaskScript, Script: "stop_" + p.name(), Part: p, Force: true, From: RoleWait, To: RoleStop, Action: action})
+	}
+	m.plan(
+		Task{Kind: TaskScript, Script: "poststop", From: RoleWait, To: RoleStop, Action: action},
+		Task{Kind: TaskScript, Script: "transition", From: RoleWait, To: RoleStop, Action: action},
+		Task{Kind: MarkEnd})
+}
+
+// unserve plans the way to WAIT: the application stopped, the reign handed over.
+func (m *machine) unserve(action string) {
 	if m.Role != RoleWait {
 		// One that gives way to another primary does not want to be it again.
 		m.WasPrim = (m.Role == RoleAlone || m.Role == RolePrim) && !(m.heard() && m.Peer.Primary)
@@ -88,16 +114,6 @@ func (m *machine) stop() {
 		m.script("transition", RoleWait, action)
 		m.plan(Task{Kind: MarkRole, Role: RoleWait})
 	}
-	if m.Data.Running && !m.Data.Gone {
-		m.plan(Task{Kind: TaskStop, Clean: m.Order != OrderForcestop})
-	}
-	for _, p := range []Parts{PartSec, PartPrim, PartSecond, PartBoth} {
-		m.plan(Task{Kind: TaskScript, Script: "stop_" + p.name(), Part: p, Force: true, From: RoleWait, To: RoleStop, Action: action})
-	}
-	m.plan(
-		Task{Kind: TaskScript, Script: "poststop", From: RoleWait, To: RoleStop, Action: action},
-		Task{Kind: TaskScript, Script: "transition", From: RoleWait, To: RoleStop, Action: action},
-		Task{Kind: MarkEnd})
 }
 
 // demote plans the end of writing, if there is something that could be written.
@@ -230,7 +246,7 @@ func (m *machine) takeOver(reason string) bool {
 	switch {
 	case m.Swapping && m.heard() && m.Peer.Role == RoleSecond:
 		return m.claim(force, RolePrim)
-	case !m.Conf.Failover && !m.Swapping:
+	case !m.failover() && !m.Swapping:
 		m.say("heart", "Failover-off configured")
 		m.say("heart", "Action stopstart called by failover-off")
 		m.say("heart", "Transition STOPSTART from failover-off")
@@ -255,10 +271,11 @@ func (m *machine) swap() {
 // restart stops and starts the application where it is. The addresses stay: clients
 // are refused meanwhile, which they notice sooner than silence.
 func (m *machine) restart() {
-	up := m.Up &^ PartAddress
+	const stay = PartAddress | PartFarm
+	up := m.Up &^ stay
 	m.stopParts(up, m.Role, "stopstart")
 	m.script("transition", m.Role, "stopstart")
-	m.startParts((up|m.wants(m.Role))&^(m.Up&PartAddress), m.Role, "stopstart")
+	m.startParts((up|m.wants(m.Role))&^(m.Up&stay), m.Role, "stopstart")
 }
 
 // become: ALONE to PRIM or back, while the application runs.

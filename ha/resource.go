@@ -78,7 +78,8 @@ const (
 	historyAlways
 )
 
-// put gives a resource a value; false: it has it already.
+// put gives a resource a value; false: it has it already (historyAlways: and is given it
+// anew).
 func (r *resources) put(v Resource, h history) bool {
 	old, ok := r.values[v.Name]
 	same := ok && old.Value == v.Value && (old.By == "") == (v.By == "")
@@ -92,15 +93,12 @@ func (r *resources) put(v Resource, h history) bool {
 			r.store.put("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ? OR date < ?", historyKeep, v.Since.Add(-historyAge).UnixMicro())
 		}
 	}
-	if same {
-		return false
-	}
 	r.fresh = true
 	r.values[v.Name] = v
 	r.own[v.Name] = v.By == ""
 	r.store.put("INSERT INTO resource (name, value, date, setter) VALUES (?1, ?2, ?3, ?4) ON CONFLICT (name) DO UPDATE SET value = ?2, date = ?3, setter = ?4",
 		v.Name, v.Value, v.Since.UnixMicro(), v.By)
-	return true
+	return !same
 }
 
 // forget takes a resource away; its history stays.
@@ -127,6 +125,8 @@ func (s *State) resources(now time.Time) map[string]string {
 		"state.local":  strings.ToLower(s.Role.String()),
 		"state.remote": strings.ToLower(s.Remote.Role.String()),
 	}
+	r[loopResource] = s.loopSince()
+	s.settingResources(r)
 	for i, l := range s.Links {
 		v := "init"
 		if l != LinkUnknown {

@@ -3,6 +3,8 @@ package ha
 import (
 	"slices"
 	"time"
+
+	"github.com/skfs/skfs/conf"
 )
 
 // State is everything the automaton of one module knows. It is a value: Step
@@ -56,8 +58,13 @@ type State struct {
 	SyncDue  bool          // rfs.syncat: the data is to be brought up to date now
 	WasPrim  bool          // was primary when the module was stopped
 	Home     bool          // wants to be primary as soon as it is up to date: the default primary was started
-	Loops    int           // automatic stopstarts since LoopFrom
+	Loops    int           // automatic restarts since LoopFrom, see loop.go
 	LoopFrom time.Time
+	Held     string   // the failover rule that keeps the module in WAIT, "": none; see ruled.go
+	Checked  bool     // the checkers of class pre have given their first verdict, see Conf.Gate
+	Live     Parts    // started, and not being stopped: what checkers may look at, see classes.go
+	Settings Settings // what commands have changed of the configuration
+	Rebooted bool     // an automatic reboot was asked for; the module starts again after it
 
 	Plan   []Task // what is left of the transition under way
 	Cur    Task   // the task under way; Kind 0: none
@@ -81,9 +88,10 @@ type State struct {
 
 // Conf is what the automaton needs of the configuration.
 type Conf struct {
-	Node, Peer   string
-	Second       bool // this node is the second of the two in the order of names
-	HasData      bool // there is an <rfs>
+	Mode         conf.Mode // "": mirror
+	Node, Peer   string    // Peer of mirror modules
+	Second       bool      // this node is the second of the two in the order of names
+	HasData      bool      // there is an <rfs>
 	Failover     bool
 	Heartbeats   []string // idents
 	MaxLoop      int
@@ -93,6 +101,8 @@ type Conf struct {
 	SyncDelta    time.Duration // see conf.RFS
 	Addresses    []VirtualAddress
 	SyncAt       bool // the data is brought up to date at scheduled times only
+	Reboot       bool // automatic_reboot: an automatic stopstart reboots the host instead
+	Gate         bool // leave WAIT only after Checked: there are checkers of class pre
 }
 
 // Remote is a role with its colour.
@@ -124,7 +134,14 @@ const (
 	OrderStopstart
 	OrderRestart
 	OrderSwap
+	OrderStopwait // stop the application, and wait until no rule holds the module
+	OrderReboot   // stop, then reboot the host
 )
+
+// stops says that the order takes the module to STOP.
+func (o Order) stops() bool {
+	return o == OrderStop || o == OrderForcestop || o == OrderStopstart || o == OrderReboot
+}
 
 // Block is why a module waits (WAIT red).
 type Block uint8
@@ -135,6 +152,7 @@ const (
 	BlockNotUptodate
 	BlockDegraded
 	BlockSyncat // until the next scheduled synchronisation
+	BlockRule   // until no failover rule says wait, see State.Held
 )
 
 // Link is the verdict about one heartbeat.
@@ -169,16 +187,19 @@ const (
 	PartSecond
 	PartSec
 	PartAddress // the virtual addresses; no scripts belong to it
+	PartFarm    // membership of the farm, and its share of the virtual addresses; no scripts belong to it
+	PartPre     // the module itself, from the end of prestart to the beginning of poststop; in State.Live only
 )
 
 // partNames are in the order in which parts start; sec, prim, second, both is
-// that in which they stop (guide §14.2). The addresses are there while prim runs.
+// that in which they stop (guide §14.2). The addresses are there while prim runs,
+// those of a farm while both does.
 var (
 	partNames = []struct {
 		part Parts
 		name string
-	}{{PartBoth, "both"}, {PartAddress, "address"}, {PartPrim, "prim"}, {PartSecond, "second"}, {PartSec, "sec"}}
-	stopOrder = []Parts{PartSec, PartPrim, PartAddress, PartSecond, PartBoth}
+	}{{PartFarm, "farm"}, {PartBoth, "both"}, {PartAddress, "address"}, {PartPrim, "prim"}, {PartSecond, "second"}, {PartSec, "sec"}}
+	stopOrder = []Parts{PartSec, PartPrim, PartAddress, PartSecond, PartBoth, PartFarm}
 )
 
 func (p Parts) name() string {
@@ -200,6 +221,8 @@ func partsOf(r Role) Parts {
 		return PartBoth | PartPrim
 	case RoleSecond:
 		return PartBoth | PartSecond | PartSec
+	case RoleUp:
+		return PartBoth
 	}
 	return 0
 }

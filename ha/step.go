@@ -64,6 +64,10 @@ func (m *machine) colour() Colour {
 		if steady && m.Established && !m.Data.Frozen && !m.Data.Gone && m.Up == m.wants(m.Role) {
 			return Green
 		}
+	case RoleUp:
+		if steady && m.Up == m.wants(m.Role) {
+			return Green
+		}
 	case RoleSecond:
 		if steady && m.Fresh && m.synced() && !m.Data.Gone && m.Up == m.wants(m.Role) {
 			return Green
@@ -155,7 +159,7 @@ func (m *machine) advance() bool {
 	case MarkEnd:
 		m.say("heart", "End of stop")
 		m.noAddresses()
-		m.Role, m.Up, m.Data = RoleStop, 0, Data{}
+		m.ended()
 		return true
 	case TaskAddress:
 		m.Up |= PartAddress
@@ -168,6 +172,9 @@ func (m *machine) advance() bool {
 		if t.starts() {
 			m.Up |= t.Part
 		}
+		m.scriptBegins(t)
+	case TaskShare:
+		m.Up |= PartFarm
 	case TaskAlone:
 		if m.Data.Joined {
 			return true // changes wait no longer since
@@ -181,6 +188,15 @@ func (m *machine) advance() bool {
 	m.Cur = t
 	m.CurID = m.run(t)
 	return true
+}
+
+// ended: the module is stopped. What was set for its run is forgotten, unless it is
+// to be started again.
+func (m *machine) ended() {
+	m.Role, m.Up, m.Live, m.Data, m.Held, m.Checked = RoleStop, 0, 0, Data{}, "", false
+	if m.Order != OrderStopstart && m.Order != OrderReboot {
+		m.Settings = Settings{Failover: m.Settings.Failover}
+	}
 }
 
 // release ends the reign. Where the plan was to hand the data over and it could
@@ -236,6 +252,24 @@ func (m *machine) done(d Done) {
 		return
 	case TaskNoAddress:
 		m.noAddresses()
+		return
+	case TaskShare:
+		if d.Err != nil {
+			m.say("vip", fmt.Sprintf("The farm cannot be joined: %v", d.Err))
+			m.again("vip")
+		}
+		return
+	case TaskUnshare:
+		m.Up &^= PartFarm
+		if d.Err != nil {
+			m.say("vip", fmt.Sprintf("The farm cannot be left in order: %v", d.Err))
+		}
+		return
+	case TaskReboot:
+		if d.Err != nil {
+			m.say("heart", fmt.Sprintf("The server cannot be rebooted: %v", d.Err))
+			m.Order, m.Rebooted = OrderStopstart, false
+		}
 		return
 	}
 	if d.Err == nil && t.Kind != TaskStop && t.Kind != TaskJoin {
@@ -308,6 +342,7 @@ func (m *machine) scriptEnded(t Task, d Done) {
 	if t.Force {
 		m.Up &^= t.Part
 	}
+	m.scriptEnds(t)
 }
 
 // promoteFailed gives up the reign that began with the call.
@@ -361,30 +396,6 @@ func (m *machine) failed(what string, err error) {
 	}
 	m.Plan = nil
 	m.again("nfsadmin")
-}
-
-// again orders an automatic stopstart.
-func (m *machine) again(by string) { m.loop("called by " + by) }
-
-// loop orders a stopstart, unless there were too many (§13.2.3). why is how the log
-// says where it comes from.
-func (m *machine) loop(why string) {
-	switch m.Order {
-	case OrderStop, OrderForcestop, OrderStopstart:
-		return
-	}
-	if m.Conf.LoopInterval > 0 {
-		if m.now.Sub(m.LoopFrom) >= m.Conf.LoopInterval {
-			m.Loops, m.LoopFrom = 0, m.now
-		}
-		if m.Loops++; m.Loops > m.Conf.MaxLoop {
-			m.say("heart", "Stopping loop")
-			m.Order = OrderStop
-			return
-		}
-	}
-	m.say("heart", "Action stopstart "+why)
-	m.Order = OrderStopstart
 }
 
 // status takes over what the replica says of its data. The state of the stream

@@ -50,9 +50,19 @@ type supervised struct {
 
 // Command is something an administrator, a script or a detector asks of a module.
 type Command struct {
-	Name string   // start stop forcestop prim primforce second secondforce swap restart stopstart rfssync set; shutdown: a stop because the host stops
-	Args []string // second: fullsync; secondforce: a date as RFC 3339 has it; rfssync: as parseSync says; set: see mayAssign
-	By   string   // as the log shows it: "SYSTEM/root", "web@10.0.0.1/SYSTEM/root"; "": SYSTEM/root
+	// start stop forcestop prim primforce second secondforce swap restart stopstart
+	// stopwait rfssync set failover checker errd incloop resetloop; shutdown: a stop
+	// because the host stops
+	Name string
+	// second: fullsync; secondforce: a date as RFC 3339 has it; rfssync: as parseSync
+	// says; set: see mayAssign; failover, checker: on or off; errd: suspend
+	// or resume
+	Args []string
+	By   string // the administrator, as the log shows it: "SYSTEM/root", "web@10.0.0.1/SYSTEM/root"; "": SYSTEM/root
+	// Identity is the script, checker or detector that gives the command ("errd",
+	// "customscript"; option -i); "": an administrator does. Only an administrator's
+	// commands reset the loop counter, and only others are counted (§13.18.4).
+	Identity string
 }
 
 // AtBoot as Command.By says that a module starts because its host did.
@@ -75,6 +85,7 @@ type ModuleState struct {
 	Why       string // why it waits (WAIT red) or stopped
 	Resources []Resource
 	Progress  ReplicaProgress // of the reintegration
+	Loop      LoopCount
 }
 
 // Resource is a named fact of a module: "heartbeat.default" "up".

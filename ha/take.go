@@ -1,6 +1,10 @@
 package ha
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+	"slices"
+)
 
 // take turns an event into facts.
 func (m *machine) take(e Event) {
@@ -21,6 +25,10 @@ func (m *machine) take(e Event) {
 		m.lost(e)
 	case Tick:
 		m.Tried = false
+	case Ruled:
+		m.ruled(e)
+	case Checked:
+		m.Checked = true
 	case Heard:
 		m.heardBeat(e.Beat)
 	case Linked:
@@ -48,6 +56,11 @@ func (s *State) Refusal(c Command) error {
 			return no("%s", why)
 		}
 		return nil
+	case c.Name == "failover" || c.Name == "checker" || c.Name == "errd":
+		if why := s.mayReset(c); why != "" {
+			return no("%s", why)
+		}
+		return nil
 	case c.Name == "set":
 		if why := s.mayAssign(c); why != "" {
 			return no("%s", why)
@@ -62,19 +75,25 @@ func (s *State) Refusal(c Command) error {
 	case len(c.Args) > 0 && !(c.Name == "second" && len(c.Args) == 1 && c.Args[0] == "fullsync"):
 		return no("unknown argument %q", c.Args)
 	}
+	if !s.Conf.mirror() && slices.Contains(mirrorOnly, c.Name) {
+		return no("it is a %s module: %s is a command of mirror modules", s.Conf.Mode, c.Name)
+	}
 	if c.Name == "secondforce" && !s.Conf.HasData {
 		return no("the module replicates nothing")
 	}
-	stopping := s.Order == OrderStop || s.Order == OrderForcestop
 	switch c.Name {
-	case "stop", "forcestop", "shutdown":
+	case "stop", "forcestop", "shutdown", "incloop", "resetloop":
 		return nil
+	case "stopwait":
+		if s.Role == RoleStop || s.Order.stops() {
+			return no("the module is stopped")
+		}
 	case "start":
 		if s.Role != RoleStop || s.Order == OrderStart {
 			return no("the module is started already (%s)", s.Role)
 		}
 	case "prim", "primforce", "second", "secondforce":
-		if s.Role != RoleStop && s.Role != RoleWait || s.Order != NoOrder || stopping {
+		if s.Role != RoleStop && s.Role != RoleWait || s.Order != NoOrder {
 			return no("the module is %s; stop it first", s.Role)
 		}
 		if s.Role == RoleWait && (!s.idle() || s.Reign) {
@@ -88,8 +107,11 @@ func (s *State) Refusal(c Command) error {
 			return no("the module is stopped")
 		}
 	case "restart":
-		if s.Role != RoleAlone && s.Role != RolePrim && s.Role != RoleSecond || s.Order != NoOrder {
-			return no("the module is %s: restart needs ALONE, PRIM or SECOND", s.Role)
+		if !s.serves() || s.Order != NoOrder {
+			return no("the module is %s: restart needs ALONE, PRIM, SECOND or UP", s.Role)
+		}
+		if c.Identity != "" && !s.idle() {
+			return no("a transition is under way (%s)", s.Cur.name())
 		}
 	case "swap":
 		switch {
@@ -99,29 +121,55 @@ func (s *State) Refusal(c Command) error {
 			return no("%s is not ready", s.Conf.Peer)
 		}
 	default:
-		return no("no such command: start, stop, forcestop, prim, primforce, second, secondforce, swap, restart, stopstart, rfssync")
+		return no("no such command: start, stop, forcestop, prim, primforce, second, secondforce, swap, restart, stopstart, stopwait, rfssync, failover, checker, errd")
 	}
 	return nil
 }
+
+// mirrorOnly are the commands that need a peer.
+var mirrorOnly = []string{"prim", "primforce", "second", "secondforce", "swap"}
 
 // asked takes a command that Refusal let pass.
 func (m *machine) asked(c Command) {
 	if m.Refusal(c) != nil {
 		return
 	}
-	by := c.By
-	if by == "" {
-		by = bySystem
+	if c.Identity != "" && slices.Contains([]string{"restart", "stopstart", "stopwait", "stop", "swap"}, c.Name) {
+		action := c.Name
+		if action == "stopwait" {
+			action = "wait"
+		}
+		m.detected(action, c.Identity, "called by "+c.Identity)
+		return
 	}
+	by := cmp.Or(c.Identity, c.By, bySystem)
 	switch {
+	case c.Name == "incloop":
+		m.incLoop()
+		m.info("heart", fmt.Sprintf("Action incloop called by %s: %d of %d", by, m.Loops, m.Conf.MaxLoop))
+		return
+	case c.Name == "resetloop":
+		m.resetLoop()
+		m.info("heart", "Action resetloop called by "+by)
+		return
+	case c.Name == "stopwait":
+		m.detected("wait", by, "called by "+by)
+		return
 	case by == AtBoot:
 		m.say("heart", fmt.Sprintf("Action %s called %s", c.Name, by))
 	case c.Name == "shutdown" && c.By == "":
 		m.say("heart", "Action shutdown called by SYSTEM")
 	default:
-		m.say("heart", fmt.Sprintf("Action %s called by %s", c.Name, by))
+		name := c.Name
+		if c.Name == "failover" || c.Name == "checker" || c.Name == "errd" {
+			name += " " + c.Args[0]
+		}
+		m.say("heart", fmt.Sprintf("Action %s called by %s", name, by))
 	}
 	switch c.Name {
+	case "failover", "checker", "errd":
+		m.reset(c)
+		return
 	case "rfssync":
 		m.setSync(c.Args)
 		return
@@ -129,7 +177,9 @@ func (m *machine) asked(c Command) {
 		m.due(by)
 		return
 	}
-	m.Loops = 0
+	if c.Identity == "" && c.By != AtBoot {
+		m.resetLoop()
+	}
 	switch c.Name {
 	case "start":
 		m.Want, m.Order = WantStart, OrderStart
@@ -156,11 +206,7 @@ func (m *machine) asked(c Command) {
 		m.Order = OrderRestart
 	case "swap":
 		m.say("heart", "Transition SWAP from SYSTEM")
-		if m.Role == RolePrim {
-			m.Order = OrderSwap
-			return
-		}
-		m.SwapAsk = m.Epoch
+		m.swapOrdered()
 	}
 }
 
@@ -332,9 +378,12 @@ func (m *machine) adopted(e Adopted) {
 			Conf: m.Conf, Role: RoleStop, Since: m.now, Epoch: m.Epoch, Seen: max(m.Seen, m.Epoch),
 			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops, Sync: m.Sync, Pairing: m.Pairing,
 			SyncedAt: m.SyncedAt, WasPrim: m.Role == RoleAlone || m.Role == RolePrim || m.Role == RoleStop && m.WasPrim,
-			Loops: m.Loops, LoopFrom: m.LoopFrom, TaskID: m.TaskID, Links: m.Links,
+			Loops: m.Loops, LoopFrom: m.LoopFrom, TaskID: m.TaskID, Links: m.Links, Settings: Settings{Failover: m.Settings.Failover},
 		}
 		return
+	}
+	if m.Live == 0 && m.Role != RoleStop && m.idle() { // an older version did not keep it
+		m.Live = PartPre | m.Up&^(PartAddress|PartFarm)
 	}
 	if m.Data.Running && m.Cur.Kind != TaskStart && m.Cur.Kind != TaskStop {
 		if e.Found {

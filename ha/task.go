@@ -32,10 +32,15 @@ const (
 	TaskAddress   // set the addresses that are missing (Ask); in a plan: they are to be set from now on
 	TaskNoAddress // take the addresses away
 	TaskAnnounce  // tell the link again where they are
+
+	TaskShare   // farm: become a member that answers for the virtual addresses; Done when the filter is in force
+	TaskUnshare // …and leave
+	TaskReboot  // reboot the host; Done when that is under way
 )
 
 var taskNames = [...]string{"", "script", "start replica", "stop replica", "promote", "follow", "demote", "alone",
-	"outdate", "status", "cut", "abandon", "join", "claim", "role", "release", "end", "set address", "remove address", "announce address"}
+	"outdate", "status", "cut", "abandon", "join", "claim", "role", "release", "end", "set address", "remove address", "announce address",
+	"share address", "unshare address", "reboot"}
 
 func (k TaskKind) String() string { return taskNames[k] }
 
@@ -46,7 +51,7 @@ type Task struct {
 	Part     Parts     `json:",omitempty"` // of the application that Script starts or stops
 	Force    bool      `json:",omitempty"` // of a stop script: the second call
 	From, To Role      `json:",omitempty"`
-	Action   string    `json:",omitempty"` // start, stop, stopstart: third argument of scripts
+	Action   string    `json:",omitempty"` // start, stop, stopstart, stopwait: third argument of scripts
 	Role     Role      `json:",omitempty"`
 	Epoch    uint64    `json:",omitempty"`
 	Forced   Force     `json:",omitempty"` // of Promote
@@ -138,6 +143,12 @@ type (
 		// Missing are the addresses that were not found.
 		Missing Addresses
 	}
+	// Ruled says that a failover rule applies; see ruled.go.
+	Ruled struct{ Rule, Action string }
+	// Checked says that the checkers of class pre have given their first verdict, and
+	// that the rules were evaluated on it. It has to come at the latest when their
+	// timeouts are over.
+	Checked struct{}
 	// Reconfigured brings the active configuration.
 	Reconfigured struct{ Conf Conf }
 )
@@ -152,6 +163,8 @@ func (AddressLost) isEvent()  {}
 func (Heard) isEvent()        {}
 func (Linked) isEvent()       {}
 func (Adopted) isEvent()      {}
+func (Ruled) isEvent()        {}
+func (Checked) isEvent()      {}
 func (Reconfigured) isEvent() {}
 
 // machine is a Step at work.

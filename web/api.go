@@ -53,6 +53,8 @@ type Command struct {
 	Name string
 	Args []string `json:",omitempty"`
 	By   string   `json:",omitempty"`
+	// Identity is the detector or script that asks, "": an administrator.
+	Identity string `json:",omitempty"`
 }
 
 // Message is a line for the log of a module.

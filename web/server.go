@@ -224,7 +224,7 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request) error {
 	if err := s.known(am); err != nil {
 		return err
 	}
-	if err := s.o.Supervisor.Do(r.Context(), am, ha.Command{Name: c.Name, Args: c.Args, By: c.By}); err != nil {
+	if err := s.o.Supervisor.Do(r.Context(), am, ha.Command{Name: c.Name, Args: c.Args, By: c.By, Identity: c.Identity}); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
