@@ -336,9 +336,12 @@ func (a *App) getports(c *cli.Context) error {
 func (a *App) clusterCommands() []*cli.Command {
 	return []*cli.Command{
 		{
-			Name: "config", Usage: "apply a cluster.xml", ArgsUsage: "[cluster.xml] [lock|unlock]",
-			Action: a.clusterConfig,
+			Name: "config", Usage: "apply a cluster.xml or cluster.zip", ArgsUsage: "[cluster.xml|cluster.zip] [lock|unlock]",
+			Description: "A cluster.xml, or no file, makes a new key. cluster.zip holds cluster.xml and key; SAFEVAR/cluster/cluster.zip is for the other nodes.",
+			Action:      a.clusterConfig,
 		},
+		{Name: "genkey", Usage: "make a new key for what the nodes send each other", Action: func(c *cli.Context) error { return a.stageKey(c, conf.NewClusterKey()) }},
+		{Name: "delkey", Usage: "let the nodes talk without a key", Action: func(c *cli.Context) error { return a.stageKey(c, conf.ClusterKey{}) }},
 		{
 			Name: "confcheck", Usage: "check a cluster.xml without applying it", ArgsUsage: "cluster.xml",
 			Action: func(c *cli.Context) error {
@@ -384,8 +387,6 @@ func (a *App) clusterConfig(c *cli.Context) error {
 			cc.Lock = conf.Unlock
 		case cc.File != "":
 			return usage("cluster config: expected one file, and lock or unlock; got %q after %q", arg, cc.File)
-		case strings.HasSuffix(arg, ".zip"):
-			return usage("cluster config %s: cluster.zip is not supported by this version", arg)
 		default:
 			var err error
 			if cc.File, err = filepath.Abs(arg); err != nil {
@@ -395,7 +396,7 @@ func (a *App) clusterConfig(c *cli.Context) error {
 				return err
 			}
 			if len(cc.Data) == 0 {
-				return fmt.Errorf("%s is empty: expected a cluster.xml", arg)
+				return fmt.Errorf("%s is empty: expected a cluster.xml or cluster.zip", arg)
 			}
 		}
 	}
@@ -411,7 +412,22 @@ func (a *App) clusterConfig(c *cli.Context) error {
 		return err
 	}
 	a.warn(done.Warnings)
-	a.printf("The cluster is configured: apply the same file on every node\n")
+	if cc.Lock != conf.KeepLock && cc.File == "" {
+		return nil
+	}
+	a.printf("The cluster is configured: apply %s on every other node\n", a.paths.ClusterZip())
+	return nil
+}
+
+// stageKey makes cluster.zip with another key.
+func (a *App) stageKey(c *cli.Context, k conf.ClusterKey) error {
+	if err := noArgs(c); err != nil {
+		return err
+	}
+	if err := a.paths.StageClusterKey(k); err != nil {
+		return err
+	}
+	a.printf("It takes effect with \"cluster config %s\", on every node\n", a.paths.ClusterZip())
 	return nil
 }
 
@@ -437,7 +453,7 @@ func (a *App) clusterInfo(c *cli.Context) error {
 	}
 	name := a.nodeName(c)
 	if c.Bool("json") {
-		return a.printJSON(map[string]any{"Node": name, "Signature": i.Signature, "Date": i.Date, "Lock": lock})
+		return a.printJSON(map[string]any{"Node": name, "Signature": i.Signature, "Date": i.Date, "Lock": lock, "Key": i.Key})
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "Node\tSignature\tDate\tLock")

@@ -2,6 +2,8 @@ package conf
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +19,8 @@ var ErrNoCluster = errors.New("the cluster is not configured: apply a cluster.xm
 
 // ClusterInfo is what "cluster confinfo" shows of a node.
 type ClusterInfo struct {
-	Signature Signature
+	Signature Signature // of cluster.xml and key
+	Key       string    // ClusterKey.ID
 	Date      time.Time // of the last configuration
 	Locked    bool
 }
@@ -45,7 +48,14 @@ func (p Paths) ClusterInfo() (ClusterInfo, error) {
 	if _, err := os.Lstat(p.ClusterLock()); err == nil {
 		i.Locked = true
 	}
-	i.Signature, err = FileSignature(p.ClusterFile())
+	xml, err := os.ReadFile(p.ClusterFile())
+	if err != nil {
+		return i, err
+	}
+	key, err := p.LoadClusterKey()
+	i.Key = key.ID()
+	sum := sha256.Sum256(append(xml, i.Key...))
+	i.Signature = Signature(hex.EncodeToString(sum[:]))
 	return i, err
 }
 
@@ -59,9 +69,10 @@ const (
 	Unlock                  // allow this and later ones
 )
 
-// ApplyCluster checks the cluster.xml in data, which came from file, and makes
-// it the active one. Empty data keeps the configuration and changes the lock
-// only.
+// ApplyCluster checks the configuration in data, which came from file, and makes it
+// the active one (guide §9.3): a cluster.xml with a new key, or a cluster.zip with
+// the key in it. Empty data keeps cluster.xml; with KeepLock it gets a new key, else
+// only the lock changes. ClusterZip is then what the other nodes have to apply.
 func (p Paths) ApplyCluster(file string, data []byte, l Locking) (*Cluster, error) {
 	unlock, err := p.lock()
 	if err != nil {
@@ -74,32 +85,53 @@ func (p Paths) ApplyCluster(file string, data []byte, l Locking) (*Cluster, erro
 	if _, err := os.Lstat(p.ClusterLock()); err == nil && l != Unlock {
 		return nil, ErrClusterLocked
 	}
-	var c *Cluster
-	if len(data) == 0 {
-		c, err = p.LoadCluster()
-	} else {
-		c, err = ParseCluster(file, bytes.NewReader(data))
+	if len(data) == 0 && l != KeepLock {
+		c, err := p.LoadCluster()
+		return c, errors.Join(err, p.setClusterLock(l))
+	}
+	z := clusterZip{xml: data, key: NewClusterKey()}
+	switch {
+	case bytes.HasPrefix(data, []byte(zipMagic)):
+		z, err = decodeClusterZip(file, data)
+	case len(data) == 0:
+		if z.xml, err = os.ReadFile(p.ClusterFile()); errors.Is(err, fs.ErrNotExist) {
+			err = ErrNoCluster
+		}
 	}
 	if err != nil {
 		return nil, err
 	}
-	if len(data) > 0 {
-		if err := writeFile(p.ClusterFile(), data, 0o644); err != nil {
-			return nil, fmt.Errorf("apply %s: %w", file, err)
-		}
+	c, err := ParseCluster(file, bytes.NewReader(z.xml))
+	if err != nil {
+		return nil, err
 	}
-	switch l {
-	case Lock:
-		err = writeFile(p.ClusterLock(), nil, 0o600)
-	case Unlock:
-		if err = os.Remove(p.ClusterLock()); errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
+	err = p.writeClusterZip(z)
+	if err == nil {
+		err = p.writeClusterKey(z.key)
 	}
-	return c, err
+	if err == nil {
+		err = writeFile(p.ClusterFile(), z.xml, 0o644)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("apply %s: %w", file, err)
+	}
+	return c, p.setClusterLock(l)
 }
 
-// DropCluster removes the cluster configuration.
+// setClusterLock does what l says.
+func (p Paths) setClusterLock(l Locking) error {
+	switch l {
+	case Lock:
+		return writeFile(p.ClusterLock(), nil, 0o600)
+	case Unlock:
+		if err := os.Remove(p.ClusterLock()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// DropCluster removes the cluster configuration and its key.
 func (p Paths) DropCluster() error {
 	unlock, err := p.lock()
 	if err != nil {
@@ -109,8 +141,10 @@ func (p Paths) DropCluster() error {
 	if _, err := os.Lstat(p.ClusterLock()); err == nil {
 		return ErrClusterLocked
 	}
-	if err := os.Remove(p.ClusterFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	for _, file := range []string{p.ClusterFile(), p.ClusterKeyFile(), p.ClusterZip()} {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 	}
 	return nil
 }

@@ -23,18 +23,20 @@ func FromEnv() Paths {
 
 // Of the node.
 
-func (p Paths) SafeBin() string       { return filepath.Join(p.Safe, "private/bin") }         // special commands: SAFEBIN
-func (p Paths) Templates() string     { return filepath.Join(p.Safe, "Application_Modules") } // .safe packages
-func (p Paths) Modules() string       { return filepath.Join(p.Safe, "modules") }
-func (p Paths) ActiveModules() string { return filepath.Join(p.Safe, "private/modules") }
-func (p Paths) ModuleVars() string    { return filepath.Join(p.SafeVar, "modules") }
-func (p Paths) Cluster() string       { return filepath.Join(p.SafeVar, "cluster") }
-func (p Paths) ClusterFile() string   { return filepath.Join(p.SafeVar, "cluster/cluster.xml") }
-func (p Paths) ClusterLock() string   { return filepath.Join(p.SafeVar, "cluster/locked") } // exists: cluster config is refused
-func (p Paths) DaemonSocket() string  { return filepath.Join(p.SafeVar, "skfs.sock") }
-func (p Paths) DaemonLock() string    { return filepath.Join(p.SafeVar, "skfs.lock") } // held by the daemon
-func (p Paths) ModuleIDs() string     { return filepath.Join(p.SafeVar, "modules.ids") }
-func (p Paths) configLock() string    { return filepath.Join(p.SafeVar, "conf.lock") }
+func (p Paths) SafeBin() string        { return filepath.Join(p.Safe, "private/bin") }         // special commands: SAFEBIN
+func (p Paths) Templates() string      { return filepath.Join(p.Safe, "Application_Modules") } // .safe packages
+func (p Paths) Modules() string        { return filepath.Join(p.Safe, "modules") }
+func (p Paths) ActiveModules() string  { return filepath.Join(p.Safe, "private/modules") }
+func (p Paths) ModuleVars() string     { return filepath.Join(p.SafeVar, "modules") }
+func (p Paths) Cluster() string        { return filepath.Join(p.SafeVar, "cluster") }
+func (p Paths) ClusterFile() string    { return filepath.Join(p.SafeVar, "cluster/cluster.xml") }
+func (p Paths) ClusterKeyFile() string { return filepath.Join(p.SafeVar, "cluster/cluster.key") } // not there: nothing is signed
+func (p Paths) ClusterZip() string     { return filepath.Join(p.SafeVar, "cluster/cluster.zip") } // for the other nodes
+func (p Paths) ClusterLock() string    { return filepath.Join(p.SafeVar, "cluster/locked") }      // exists: cluster config is refused
+func (p Paths) DaemonSocket() string   { return filepath.Join(p.SafeVar, "skfs.sock") }
+func (p Paths) DaemonLock() string     { return filepath.Join(p.SafeVar, "skfs.lock") } // held by the daemon
+func (p Paths) ModuleIDs() string      { return filepath.Join(p.SafeVar, "modules.ids") }
+func (p Paths) configLock() string     { return filepath.Join(p.SafeVar, "conf.lock") }
 
 // Of module am.
 

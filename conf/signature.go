@@ -16,16 +16,6 @@ import (
 // signatures have equal configurations.
 type Signature string
 
-// FileSignature is that of one file.
-func FileSignature(path string) (Signature, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(data)
-	return Signature(hex.EncodeToString(sum[:])), nil
-}
-
 // configDirs are the parts of a module tree that make its configuration; the
 // rest (web pages, notes) does not change how it runs.
 var configDirs = []string{"conf", "bin"}

@@ -363,7 +363,7 @@ func TestClusterLock(t *testing.T) {
 		l    Locking
 		want error
 	}{
-		{"", Lock, nil}, {changed, KeepLock, ErrClusterLocked}, {changed, Lock, ErrClusterLocked}, {"", KeepLock, ErrClusterLocked},
+		{"", Lock, nil}, {"", Lock, ErrClusterLocked}, {changed, KeepLock, ErrClusterLocked}, {changed, Lock, ErrClusterLocked}, {"", KeepLock, ErrClusterLocked},
 		{changed, Unlock, nil}, {twoNodes, KeepLock, nil},
 	}
 	for i, s := range steps {
@@ -386,6 +386,88 @@ func TestClusterLock(t *testing.T) {
 	}
 	if _, err := p.LoadCluster(); !errors.Is(err, ErrNoCluster) {
 		t.Fatal(err)
+	}
+}
+
+// A cluster.xml gets a new key each time; cluster.zip carries it to another node; a
+// key that is only staged is not in force.
+func TestClusterKey(t *testing.T) {
+	one, _ := newNode(t)
+	look := func(p Paths) (ClusterInfo, ClusterKey) {
+		t.Helper()
+		i, err := p.ClusterInfo()
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := p.LoadClusterKey()
+		if err != nil || k.ID() != i.Key {
+			t.Fatalf("key %s, shown as %s, %v", k.ID(), i.Key, err)
+		}
+		return i, k
+	}
+	first, k1 := look(one)
+	if _, err := one.ApplyCluster("f", nil, KeepLock); err != nil {
+		t.Fatal(err)
+	}
+	second, k2 := look(one)
+	if k1 == (ClusterKey{}) || k1 == k2 || first.Signature == second.Signature {
+		t.Fatalf("keys %x and %x, signatures %s and %s", k1, k2, first.Signature, second.Signature)
+	}
+	two, _ := newNode(t)
+	carry := func() {
+		t.Helper()
+		zip, err := os.ReadFile(one.ClusterZip())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := two.ApplyCluster("cluster.zip", zip, KeepLock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	carry()
+	if i, k := look(two); k != k2 || i.Signature != second.Signature {
+		t.Fatalf("the other node has key %x and signature %s", k, i.Signature)
+	}
+	if err := one.StageClusterKey(ClusterKey{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, k := look(one); k != k2 {
+		t.Fatalf("what was only staged is in force: %x", k)
+	}
+	carry()
+	if _, k := look(two); k != (ClusterKey{}) {
+		t.Fatalf("key %x after it was deleted", k)
+	}
+	for file, mode := range map[string]os.FileMode{one.ClusterKeyFile(): 0o600, one.ClusterZip(): 0o600} {
+		if st, err := os.Stat(file); err != nil || st.Mode().Perm() != mode {
+			t.Errorf("%s: %v %v", file, st.Mode(), err)
+		}
+	}
+	before, _ := look(one)
+	for _, bad := range []string{"PK\x03\x04", "PK\x03\x04 and no more"} {
+		if _, err := one.ApplyCluster("cluster.zip", []byte(bad), KeepLock); err == nil || !strings.Contains(err.Error(), "cluster.zip") {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+	if after, _ := look(one); after != before {
+		t.Errorf("a wrong cluster.zip changed %+v to %+v", before, after)
+	}
+}
+
+func FuzzClusterKey(f *testing.F) {
+	f.Add(encodeClusterKey(ClusterKey{1, 2, 3}))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		k, err := decodeClusterKey(data)
+		if err == nil && !bytes.Equal(encodeClusterKey(k), data) {
+			t.Errorf("%q is taken as %x, which is written differently", data, k)
+		}
+	})
+}
+
+func TestClusterKeyFormat(t *testing.T) {
+	const want = "skfs cluster key 1\nkey 0102030000000000000000000000000000000000000000000000000000000000\ncrc32c adc28943\n"
+	if got := encodeClusterKey(ClusterKey{1, 2, 3}); string(got) != want {
+		t.Errorf("the format has changed: give it a new version\n%s", got)
 	}
 }
 

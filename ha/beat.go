@@ -5,15 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 )
 
-// A heartbeat on the wire, big endian, one UDP datagram:
+// A heartbeat on the wire, big endian, one UDP datagram with a seal (seal.go) behind:
 //
 //	offset  size  field
 //	0       4     magic "SKHB"
-//	4       2     version, 3
-//	6       2     length of the whole datagram
+//	4       2     version, 4
+//	6       2     length, without the seal
 //	8       8     incarnation of the sender: random, new after each boot of its host
 //	16      8     sequence: nanoseconds of CLOCK_BOOTTIME, grows within an incarnation
 //	24      8     incarnation last heard from the receiver on this heartbeat, 0: none
@@ -34,15 +33,15 @@ import (
 //	116     8     full copy done
 //	124     8     external synchronisation: since, ns since 1970, signed
 //	132     8     sequence last heard from the receiver on this heartbeat, 0: none
-//	140     1+n   module: length, bytes
+//	140     8     signature of the module's configuration, 0: not known
+//	148     1+n   module: length, bytes
 //	…       1+n   node: length, bytes
 //	…       1+n   external synchronisation: its uid
-//	…       4     crc32c of all before
 const (
 	beatMagic   = "SKHB"
-	beatVersion = 3
-	beatFixed   = 140
-	beatMax     = beatFixed + 3*256 + 4
+	beatVersion = 4
+	beatFixed   = 148
+	beatMax     = beatFixed + 3*256 // with the seal below the 1232 bytes that no network splits
 )
 
 const (
@@ -73,18 +72,17 @@ type message struct {
 	Seq          uint64
 	Heard        uint64
 	Echo         uint64 // the newest Seq of the receiver that the sender has heard here
+	Config       uint64 // beginning of conf.Active.Signature
 	Beat         Beat
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// size is that of the datagram.
+// size is that of the datagram without its seal.
 func (m *message) size() int {
-	return beatFixed + 1 + len(m.Module) + 1 + len(m.Node) + 1 + len(m.Beat.SyncUID) + 4
+	return beatFixed + 1 + len(m.Module) + 1 + len(m.Node) + 1 + len(m.Beat.SyncUID)
 }
 
 func (m *message) encode() []byte {
-	b := make([]byte, 0, m.size())
+	b := make([]byte, 0, m.size()+sealSize)
 	be := binary.BigEndian
 	b = append(b, beatMagic...)
 	b = be.AppendUint16(b, beatVersion)
@@ -114,10 +112,11 @@ func (m *message) encode() []byte {
 	b = be.AppendUint64(b, m.Beat.FullDone)
 	b = be.AppendUint64(b, uint64(m.Beat.SyncSince))
 	b = be.AppendUint64(b, m.Echo)
+	b = be.AppendUint64(b, m.Config)
 	for _, s := range []string{m.Module, m.Node, m.Beat.SyncUID} {
 		b = append(append(b, byte(len(s))), s...)
 	}
-	return be.AppendUint32(b, crc32.Checksum(b, castagnoli))
+	return b
 }
 
 var errBeat = errors.New("bad heartbeat")
@@ -129,18 +128,14 @@ func decodeMessage(b []byte) (message, error) {
 	}
 	be := binary.BigEndian
 	switch {
-	case len(b) < beatFixed+7:
-		return bad("%d bytes, at least %d expected", len(b), beatFixed+7)
+	case len(b) < beatFixed+3:
+		return bad("%d bytes, at least %d expected", len(b), beatFixed+3)
 	case string(b[:4]) != beatMagic:
 		return bad("magic %q", b[:4])
 	case be.Uint16(b[4:]) != beatVersion:
 		return bad("version %d, this node speaks %d", be.Uint16(b[4:]), beatVersion)
 	case int(be.Uint16(b[6:])) != len(b):
 		return bad("%d bytes, its length field says %d", len(b), be.Uint16(b[6:]))
-	}
-	body, sum := b[:len(b)-4], be.Uint32(b[len(b)-4:])
-	if crc32.Checksum(body, castagnoli) != sum {
-		return bad("checksum")
 	}
 	m.Incarnation, m.Seq, m.Heard = be.Uint64(b[8:]), be.Uint64(b[16:]), be.Uint64(b[24:])
 	v := &m.Beat
@@ -164,8 +159,8 @@ func decodeMessage(b []byte) (message, error) {
 	v.Released, v.SwapAsk, v.DataEpoch = be.Uint64(b[76:]), be.Uint64(b[84:]), be.Uint64(b[92:])
 	v.Rank = int(int64(be.Uint64(b[100:])))
 	v.Full, v.FullDone, v.SyncSince = be.Uint64(b[108:]), be.Uint64(b[116:]), int64(be.Uint64(b[124:]))
-	m.Echo = be.Uint64(b[132:])
-	r := bytes.NewBuffer(body[beatFixed:])
+	m.Echo, m.Config = be.Uint64(b[132:]), be.Uint64(b[140:])
+	r := bytes.NewBuffer(b[beatFixed:])
 	for _, s := range []*string{&m.Module, &m.Node, &v.SyncUID} {
 		n, err := r.ReadByte()
 		if err != nil || r.Len() < int(n) {

@@ -17,6 +17,10 @@ type moduleConf struct {
 	id    int
 	conf  Conf
 	beats []heartbeatConf
+	key   conf.ClusterKey // signs what the nodes send each other
+
+	signature uint64 // beginning of the configuration's signature
+
 	flow  string // host:port where the peer's replica listens
 	boot  conf.Boot
 	delay time.Duration
@@ -52,8 +56,16 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 	if peer == node {
 		peer = nodes[1]
 	}
+	key, err := p.LoadClusterKey()
+	if err != nil {
+		return nil, err
+	}
+	signature, err := strconv.ParseUint(string(a.Signature[:min(16, len(a.Signature))]), 16, 64)
+	if err != nil {
+		return nil, fmt.Errorf("module %s: signature %q of its configuration: %w", am, a.Signature, err)
+	}
 	ports := conf.PortsOf(a.ID)
-	mc := &moduleConf{name: am, id: a.ID, boot: m.Boot, delay: m.BootDelay,
+	mc := &moduleConf{name: am, id: a.ID, key: key, signature: signature, boot: m.Boot, delay: m.BootDelay,
 		conf: Conf{Node: node, Peer: peer, Second: node > peer, HasData: m.RFS != nil, Failover: m.Failover,
 			MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, DefaultPrim: m.DefaultPrim}}
 	for _, hb := range m.Heart.Heartbeats {

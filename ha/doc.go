@@ -80,6 +80,14 @@
 // when it is alone and was in sync not long ago: both may serve then. A default
 // primary (defaultprim) that was started as a second asks for a swap once.
 //
+// # Heartbeats
+//
+// A beat (beat.go) is the State that the peer has to know of, in a datagram that is
+// sealed with the cluster's key (seal.go), on every network of the module. What is
+// recorded and sent again keeps nobody alive (heart). When the key changes both are
+// used until the peer has the new one. Verdicts are passed by a thread that looks first
+// at what has arrived, and not when it was late itself.
+//
 // # Virtual addresses
 //
 // They are on the primary from before start_prim until after stop_prim (address.go),
@@ -149,9 +157,9 @@
 //
 // Supervisor.Run waits for one loop a module (module.run), which owns the State;
 // others hand it closures (post). A loop's tasks end with its context and leave
-// what they started. heart has one goroutine that sends, on its own thread, and
-// one that receives on each network; they take heart.mu only, and never touch the
-// disk. Lock order: Supervisor.change, Supervisor.mu, module.mu; heart.mu,
+// what they started. heart has one goroutine, on a thread of its own with real-time
+// priority, that sends and receives on all networks (heartloop.go); it takes heart.mu
+// only, and never touches disk or log. Lock order: Supervisor.change, Supervisor.mu, module.mu; heart.mu,
 // Log.mu and store.mu are leaves.
 // vips.mu and Supervisor.hostMu are leaves too. Tasks and watchers of addresses are
 // goroutines of the loop, and hand it what they find.

@@ -26,6 +26,8 @@ type saved struct {
 	State       State
 }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
 const (
 	savedHeader  = "skfs ha.state 4 "
 	savedHeader3 = "skfs ha.state 3 "

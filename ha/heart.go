@@ -1,58 +1,72 @@
 package ha
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/binary"
-	"errors"
 	"fmt"
-	"net"
-	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// heart exchanges the heartbeats of one module: a goroutine that sends and
-// watches the time, on a thread of its own, and one per network that receives.
-// They touch neither disk nor log nor any lock but mu, which is never held over
-// a system call; so a hung disk delays no heartbeat.
+// heart exchanges the heartbeats of one module. One goroutine on a thread of its own
+// sends, receives and watches the time (heartloop.go). It touches neither disk nor log
+// nor any lock but mu, which is never held over a system call; so a hung disk delays no
+// heartbeat.
 //
 // A verdict is LinkDown after timeout without a message, LinkUp with the first
-// message. A node that was late itself (its sender woke up late by a quarter of
+// message. A node that was late itself (its thread woke up late by a quarter of
 // the timeout: paused, starved) has no right to a verdict: it begins the window
 // again.
+//
+// A message counts if it is sealed with the cluster's key, newer than all that came
+// before of its incarnation, and said after this heart was opened: it names what its
+// sender heard of this node, and that is of now. So what was recorded earlier is worth
+// nothing when it is sent again. Only who says that it does not hear this node cannot
+// show that it speaks now: it is believed while nobody else is heard.
 type heart struct {
 	module, node, peer string
 	incarnation        uint64
 	beats              []*heartbeat
-	kick               chan struct{} // a new beat is to be sent now
+	kick               waker         // a new beat is to be sent now
 	wake               chan struct{} // there is something to take
 
-	mu    sync.Mutex // guards what follows and the mutable fields of heartbeat
-	say   Beat
-	peerI uint64   // incarnation of the peer
-	peerS uint64   // newest sequence of that incarnation
-	old   []uint64 // incarnations of the peer that are over
-	since uint64   // what the peer says counts if it has heard a message that was sent later; see doubt
-	got   Beat     // the newest beat of the peer
-	fresh bool     // got was not taken yet
+	mu     sync.Mutex // guards what follows and the mutable fields of heartbeat
+	say    Beat
+	seals  seals
+	config uint64   // signature of this node's configuration
+	peerI  uint64   // incarnation of the peer
+	peerS  uint64   // newest sequence of that incarnation
+	old    []uint64 // incarnations of the peer that are over
+	since  uint64   // what the peer says counts if it has heard a message that was sent later; see doubt
+	got    Beat     // the newest beat of the peer
+	fresh  bool     // got was not taken yet
+	odd    remark   // about the peer's configuration
+	key    remark   // about the peer's key
 }
+
+// waker makes the thread of a heart send at once.
+type waker interface{ signal() }
+
+// remark is something for the log, which is said when it begins or becomes another.
+type remark struct{ text, said string }
 
 // heartbeat is one network.
 type heartbeat struct {
 	conf    heartbeatConf
-	conn    *net.UDPConn
-	to      *net.UDPAddr
+	socket  int
+	to      unix.Sockaddr
 	last    time.Duration // boottime of the last message, or of the beginning of the window
-	heard   uint64        // incarnation heard here
+	from    uint64        // incarnation of the newest message here
+	newest  uint64        // …and its sequence
+	heard   uint64        // incarnation heard here, 0: none
 	echo    uint64        // …and the newest sequence of it
 	hearsMe bool          // the peer hears this node here
 	link    Link
 	told    Link   // what was taken of link
-	wrong   string // what is wrong with what arrives or is sent, for the log
-	said    string // what was taken of wrong
+	wrong   remark // what is wrong with what arrives or is sent
 }
 
 // heartbeatConf is what is configured of a heartbeat.
@@ -78,53 +92,6 @@ func newIncarnation() uint64 {
 	return binary.BigEndian.Uint64(b[:]) | 1
 }
 
-// openHeart binds the sockets. On error everything is closed again.
-func openHeart(module, node, peer string, incarnation uint64, confs []heartbeatConf) (*heart, error) {
-	h := &heart{module: module, node: node, peer: peer, incarnation: incarnation,
-		kick: make(chan struct{}, 1), wake: make(chan struct{}, 1)}
-	now := boottime()
-	for _, c := range confs {
-		b := &heartbeat{conf: c, last: now}
-		if err := b.open(); err != nil {
-			h.close()
-			return nil, err
-		}
-		h.beats = append(h.beats, b)
-	}
-	return h, nil
-}
-
-func (b *heartbeat) open() error {
-	local, err := net.ResolveUDPAddr("udp", b.conf.Local)
-	if err == nil {
-		b.to, err = net.ResolveUDPAddr("udp", b.conf.Remote)
-	}
-	if err == nil {
-		b.conn, err = net.ListenUDP("udp", local)
-	}
-	if err != nil {
-		return fmt.Errorf("heartbeat %s from %s to %s: %w", b.conf.Ident, b.conf.Local, b.conf.Remote, err)
-	}
-	return nil
-}
-
-func (h *heart) close() {
-	for _, b := range h.beats {
-		b.conn.Close()
-	}
-}
-
-// run exchanges heartbeats until ctx ends, then closes the sockets.
-func (h *heart) run(ctx context.Context) {
-	var wg sync.WaitGroup
-	for _, b := range h.beats {
-		wg.Go(func() { h.receive(b) })
-	}
-	h.send(ctx)
-	h.close()
-	wg.Wait()
-}
-
 // tell sets what every heartbeat says from now on, and sends one at once if it
 // differs from what was said before.
 func (h *heart) tell(b Beat) {
@@ -133,8 +100,23 @@ func (h *heart) tell(b Beat) {
 	h.say = b
 	h.mu.Unlock()
 	if !same {
-		signal(h.kick)
+		h.kick.signal()
 	}
+}
+
+// trust sets the cluster's key. The one from before counts until the peer has been
+// heard with the new one, so that a change of the key is no loss of heartbeats.
+func (h *heart) trust(s seals) {
+	h.mu.Lock()
+	h.seals = h.seals.then(s)
+	h.mu.Unlock()
+}
+
+// configured sets the signature of this node's configuration.
+func (h *heart) configured(config uint64) {
+	h.mu.Lock()
+	h.config = config
+	h.mu.Unlock()
 }
 
 // take returns what is new: verdicts by index, the newest beat if ok, and
@@ -149,12 +131,9 @@ func (h *heart) take() (links map[int]Link, b Beat, ok bool, wrong []string) {
 			}
 			links[i], hb.told = hb.link, hb.link
 		}
-		if hb.wrong != hb.said {
-			if hb.said = hb.wrong; hb.wrong != "" {
-				wrong = append(wrong, hb.wrong)
-			}
-		}
+		wrong = hb.wrong.take(wrong)
 	}
+	wrong = h.key.take(h.odd.take(wrong))
 	b, ok, h.fresh = h.got, h.fresh, false
 	return links, b, ok, wrong
 }
@@ -166,39 +145,20 @@ func signal(c chan struct{}) {
 	}
 }
 
-func (h *heart) send(ctx context.Context) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	pulse, timeout := h.beats[0].conf.Pulse, h.beats[0].conf.Timeout
-	for _, b := range h.beats {
-		pulse, timeout = min(pulse, b.conf.Pulse), min(timeout, b.conf.Timeout)
+// take appends the text to what is to be said, if it is new.
+func (r *remark) take(to []string) []string {
+	if r.text != r.said {
+		if r.said = r.text; r.text != "" {
+			to = append(to, r.text)
+		}
 	}
-	due := make([]time.Duration, len(h.beats))
-	tick := time.NewTimer(0)
-	defer tick.Stop()
-	expected := boottime()
-	for {
-		kicked := false
-		select {
-		case <-ctx.Done():
-			return
-		case <-h.kick:
-			kicked = true
-		case <-tick.C:
-		}
-		now := boottime()
-		h.judge(now, now-expected > timeout/4)
-		next := now + pulse
-		for i, b := range h.beats {
-			if kicked || now >= due[i] {
-				h.sendOn(b, now)
-				due[i] = now + b.conf.Pulse
-			}
-			next = min(next, due[i])
-		}
-		next = min(next, h.deadline(next))
-		expected = next
-		tick.Reset(max(next-boottime(), 0))
+	return to
+}
+
+// remark sets r to text. Caller holds mu.
+func (h *heart) remark(r *remark, text string) {
+	if r.text = text; text != r.said {
+		signal(h.wake)
 	}
 }
 
@@ -214,7 +174,7 @@ func (h *heart) doubt() {
 		b.link, b.told, b.last, b.hearsMe = LinkUnknown, LinkUnknown, now, false
 	}
 	h.mu.Unlock()
-	signal(h.kick)
+	h.kick.signal()
 }
 
 // deadline is the earliest moment before max at which a verdict is due.
@@ -245,61 +205,23 @@ func (h *heart) judge(now time.Duration, late bool) {
 	}
 }
 
-func (h *heart) sendOn(b *heartbeat, now time.Duration) {
-	h.mu.Lock()
-	m := message{Module: h.module, Node: h.node, Incarnation: h.incarnation, Seq: uint64(now), Heard: b.heard, Echo: b.echo, Beat: h.say}
-	h.mu.Unlock()
-	_, err := b.conn.WriteToUDP(m.encode(), b.to)
-	switch {
-	case err == nil, errors.Is(err, net.ErrClosed), errors.Is(err, unix.ECONNREFUSED):
-	default:
-		h.complain(b, fmt.Sprintf("heartbeat %s cannot be sent: %v", b.conf.Ident, err))
-	}
-}
-
-func (h *heart) complain(b *heartbeat, text string) {
-	h.mu.Lock()
-	if b.wrong != text {
-		b.wrong = text
-		signal(h.wake)
-	}
-	h.mu.Unlock()
-}
-
-func (h *heart) receive(b *heartbeat) {
-	buf := make([]byte, beatMax+1)
-	for {
-		n, from, err := b.conn.ReadFromUDP(buf)
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil {
-			continue // an ICMP error of an earlier send
-		}
-		m, err := decodeMessage(buf[:n])
-		switch {
-		case err != nil:
-			h.complain(b, fmt.Sprintf("heartbeat %s from %v: %v", b.conf.Ident, from, err))
-		case m.Module != h.module || m.Node != h.peer:
-			h.complain(b, fmt.Sprintf("heartbeat %s from %v is of node %q of module %q, not of node %q of module %q: check that module ids and cluster.xml are the same on all nodes", b.conf.Ident, from, m.Node, m.Module, h.peer, h.module))
-		default:
-			h.hear(b, m)
-		}
-	}
-}
-
 // hear takes a message. Messages come over several networks and may overtake
 // each other: only a newer one of the same incarnation counts, and a new
 // incarnation ends the one before for ever.
 func (h *heart) hear(b *heartbeat, m message) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, i := range h.old {
-		if i == m.Incarnation {
-			return
-		}
+	if slices.Contains(h.old, m.Incarnation) {
+		return
+	}
+	proven := m.Heard == h.incarnation
+	if proven && m.Echo < h.since {
+		return
 	}
 	if m.Incarnation != h.peerI {
+		if !proven && slices.ContainsFunc(h.beats, func(b *heartbeat) bool { return b.link == LinkUp }) {
+			return
+		}
 		if h.peerI != 0 {
 			if h.old = append(h.old, h.peerI); len(h.old) > 16 {
 				h.old = h.old[1:]
@@ -307,26 +229,29 @@ func (h *heart) hear(b *heartbeat, m message) {
 		}
 		h.peerI, h.peerS = m.Incarnation, 0
 	}
-	if m.Heard == h.incarnation && m.Echo < h.since {
-		return
+	if m.Incarnation == b.from && m.Seq <= b.newest {
+		return // again, or overtaken
 	}
 	up := b.link != LinkUp
-	if m.Incarnation != b.heard {
-		b.echo = 0
+	if up {
+		h.kick.signal() // so that it hears that it is heard
 	}
-	b.echo = max(b.echo, m.Seq)
-	b.last, b.heard, b.hearsMe, b.link = boottime(), m.Incarnation, m.Heard == h.incarnation, LinkUp
+	b.from, b.newest = m.Incarnation, m.Seq
+	b.last, b.heard, b.echo, b.hearsMe, b.link = boottime(), m.Incarnation, m.Seq, proven, LinkUp
 	wrong := ""
 	if !b.hearsMe && !up {
 		wrong = fmt.Sprintf("%s does not hear this node on heartbeat %s", h.peer, b.conf.Ident)
 	}
-	if b.wrong = wrong; wrong != b.said {
-		signal(h.wake)
-	}
+	h.remark(&b.wrong, wrong)
 	if m.Seq <= h.peerS && !up {
 		return
 	}
 	h.peerS = max(h.peerS, m.Seq)
+	odd := ""
+	if m.Config != h.config && m.Config != 0 && h.config != 0 {
+		odd = fmt.Sprintf("The configuration of module %s is not the same on %s: compare \"skfs confinfo -m %s\" of both nodes and apply it again", h.module, h.peer, h.module)
+	}
+	h.remark(&h.odd, odd)
 	for _, b := range h.beats {
 		m.Beat.HearsMe = m.Beat.HearsMe || b.link == LinkUp && b.hearsMe
 	}

@@ -274,7 +274,7 @@ func (m *module) bootStart(ctx, taskCtx context.Context) {
 // openHeart opens the heartbeats; what keeps it from doing so (an address that
 // is not there yet) is tried again.
 func (m *module) openHeart(ctx context.Context) {
-	h, err := openHeart(m.name, m.state.Conf.Node, m.state.Conf.Peer, m.inc, m.mc.beats)
+	h, err := openHeart(m.name, m.state.Conf.Node, m.state.Conf.Peer, m.inc, newSeals(m.mc.key), m.mc.signature, m.mc.beats)
 	if err != nil {
 		if err.Error() != m.heartDown {
 			m.heartDown = err.Error()
@@ -283,6 +283,9 @@ func (m *module) openHeart(ctx context.Context) {
 		return
 	}
 	m.heartDown = ""
+	if m.mc.key == (conf.ClusterKey{}) {
+		m.log.Write(LevelInfo, "heart", "Heartbeats are not signed: the cluster has no key (skfs cluster genkey makes one)")
+	}
 	h.tell(m.state.beat())
 	hctx, cancel := context.WithCancel(ctx)
 	m.heart, m.heartEnd = h, cancel
@@ -293,6 +296,7 @@ func (m *module) closeHeart() {
 	if m.heart != nil {
 		m.heartEnd()
 		m.heartWG.Wait()
+		m.heart.close()
 		m.heart = nil
 	}
 }
@@ -575,6 +579,10 @@ func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 		m.openVips()
 	}
 	m.mc = mc
+	if m.heart != nil {
+		m.heart.configured(mc.signature)
+		m.heart.trust(newSeals(mc.key))
+	}
 	if m.heart != nil && !same {
 		m.closeHeart()
 	}

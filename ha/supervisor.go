@@ -307,6 +307,9 @@ func (s *Supervisor) Configure(ctx context.Context, module string) error {
 	case m == nil:
 		return s.add(mc)
 	}
+	if err := s.trust(ctx, m, mc.key); err != nil {
+		return err
+	}
 	st, _ := m.look()
 	if st.Role != RoleStop && st.Role != RoleAlone && st.Role != RoleWait {
 		return fmt.Errorf("configure module %s %w: it is %s; STOP, ALONE or WAIT is needed", module, ErrRefused, st.Role)
@@ -323,6 +326,23 @@ func (s *Supervisor) Configure(ctx context.Context, module string) error {
 		return nil
 	}
 	return m.post(ctx, func() { m.reconfigure(loop, loop, mc) })
+}
+
+// trust gives a module the cluster's key, whatever its state: a key that is changed on
+// one node only would be a loss of heartbeats.
+func (s *Supervisor) trust(ctx context.Context, m *supervised, key conf.ClusterKey) error {
+	s.mu.Lock()
+	running := m.ctx != nil
+	s.mu.Unlock()
+	if !running {
+		return nil
+	}
+	return m.post(ctx, func() {
+		m.mc.key = key
+		if m.heart != nil {
+			m.heart.trust(newSeals(key))
+		}
+	})
 }
 
 // read reads the configuration of a module as it is now.

@@ -71,8 +71,7 @@ type Configured struct {
 	Warnings  []string `json:",omitempty"`
 }
 
-// ClusterConfig is a cluster.xml to put in force. Empty Data changes the lock
-// only.
+// ClusterConfig is what conf.Paths.ApplyCluster takes.
 type ClusterConfig struct {
 	File string // for messages
 	Data []byte

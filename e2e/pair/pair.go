@@ -74,12 +74,13 @@ func New(ctx context.Context, o Options) (_ *Pair, err error) {
 	if p.Client, err = l.AddHost(lab.HostSpec{Name: "client"}); err != nil {
 		return nil, err
 	}
-	return p, p.each(func(n *Node) error {
-		if err := n.StartDaemon(ctx); err != nil {
-			return err
-		}
-		return p.configure(ctx, n)
-	})
+	if err := p.each(func(n *Node) error { return n.StartDaemon(ctx) }); err != nil {
+		return p, err
+	}
+	if err := p.configureCluster(ctx); err != nil {
+		return p, err
+	}
+	return p, p.each(func(n *Node) error { return p.configure(ctx, n) })
 }
 
 // each does something on both hosts at once.
@@ -91,15 +92,31 @@ func (p *Pair) each(do func(*Node) error) error {
 	return g.Wait()
 }
 
-// configure gives the host cluster and module, as an administrator would.
+// configureCluster says on one host who belongs together, and carries what that makes
+// to the other, the key among it.
+func (p *Pair) configureCluster(ctx context.Context) error {
+	one, other := p.Nodes[0], p.Nodes[1]
+	cluster := filepath.Join(one.dir, "cluster.xml")
+	if err := os.WriteFile(cluster, []byte(clusterXML([]*lab.Host{one.Host, other.Host})), 0o644); err != nil {
+		return err
+	}
+	if _, err := one.Skfs(ctx, "cluster", "config", cluster); err != nil {
+		return err
+	}
+	zip, err := os.ReadFile(one.Path(SafeVar + "/cluster/cluster.zip"))
+	if err != nil {
+		return err
+	}
+	carried := filepath.Join(other.dir, "cluster.zip")
+	if err := os.WriteFile(carried, zip, 0o600); err != nil {
+		return err
+	}
+	_, err = other.Skfs(ctx, "cluster", "config", carried)
+	return err
+}
+
+// configure gives the host the module, as an administrator would.
 func (p *Pair) configure(ctx context.Context, n *Node) error {
-	cluster := filepath.Join(n.dir, "cluster.xml")
-	if err := os.WriteFile(cluster, []byte(clusterXML([]*lab.Host{p.Nodes[0].Host, p.Nodes[1].Host})), 0o644); err != nil {
-		return err
-	}
-	if _, err := n.Skfs(ctx, "cluster", "config", cluster); err != nil {
-		return err
-	}
 	if _, err := n.Skfs(ctx, "module", "install", "-m", Module); err != nil {
 		return err
 	}
