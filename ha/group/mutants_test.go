@@ -52,7 +52,7 @@ func TestMutants(t *testing.T) {
 			k := 0
 			for _, a := range firsts() {
 				for _, b := range seconds(a) {
-					if k++; k%41 != 0 || caught {
+					if k++; k%97 != 0 || caught {
 						continue
 					}
 					w := newWorld(3, exploreLimit)
