@@ -151,8 +151,7 @@ func prepare(path string, commands []*cli.Command) {
 }
 
 // later are commands of the guide that this version does not have.
-var later = []string{"errd", "checker", "failover", "stopwait", "snapshot", "dump", "clean",
-	"webserver", "safeagent", "incloop", "resetloop", "checkloop", "update"}
+var later = []string{"snapshot", "dump", "clean", "webserver", "safeagent", "update"}
 
 func unknownCommand(got string, commands []*cli.Command) error {
 	word := got[strings.LastIndex(got, " ")+1:]

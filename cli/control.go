@@ -30,6 +30,13 @@ func (a *App) controlCommands() []*cli.Command {
 		a.control("second", "start as secondary", "fullsync"),
 		a.set(),
 		a.control("forcestop", "stop the module even if something of it hangs"),
+		a.stopwait(),
+		a.setting("failover", "whether the second takes over by itself (mirror modules)", "on", "off"),
+		a.setting("checker", "switch the checkers of the module on or off", "on", "off"),
+		a.errd(),
+		a.incloop(),
+		a.control("resetloop", "count automatic restarts from 0 again"),
+		a.checkloop(),
 	}
 }
 

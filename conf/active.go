@@ -17,11 +17,12 @@ import (
 // Active is the configuration that a module runs with: the last that Apply put
 // in force.
 type Active struct {
-	Name      string
-	ID        int
-	Signature Signature
-	Date      time.Time
-	Module    *Module
+	Name          string
+	ID            int
+	Signature     Signature
+	Date          time.Time
+	Module        *Module
+	BootByCommand bool // Module.Boot is what the command boot has set
 }
 
 // Active returns the configuration in force of module am. ErrNotInstalled and
@@ -44,12 +45,13 @@ func (p Paths) Active(am string, c *Cluster) (*Active, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.Boot == BootIgnore {
-		if m.Boot, err = p.bootSetting(am); err != nil {
+	byCommand := m.Boot == BootIgnore
+	if byCommand {
+		if m.Boot, err = p.BootSetting(am); err != nil {
 			return nil, err
 		}
 	}
-	return &Active{Name: am, ID: id, Signature: info.signature, Date: info.date, Module: m}, nil
+	return &Active{Name: am, ID: id, Signature: info.signature, Date: info.date, Module: m, BootByCommand: byCommand}, nil
 }
 
 // Configured says whether module am has an active configuration, usable or not.
@@ -189,7 +191,7 @@ func (p Paths) Apply(am string, c *Cluster, now time.Time, allow func(*Module) e
 	if err := swapDir(fresh, p.ActiveDir(am)); err != nil {
 		return nil, err
 	}
-	return &Active{am, id, info.signature, info.date, m}, nil
+	return &Active{Name: am, ID: id, Signature: info.signature, Date: info.date, Module: m}, nil
 }
 
 // Deconfigure takes the active configuration of module am away.

@@ -28,8 +28,8 @@ func (p Paths) SetBoot(am string, on bool) error {
 	return writeFile(p.bootFile(am), []byte(string(b)+"\n"), 0o644)
 }
 
-// bootSetting is what SetBoot has set; BootOff if nothing was.
-func (p Paths) bootSetting(am string) (Boot, error) {
+// BootSetting is what SetBoot has set; BootOff if nothing was.
+func (p Paths) BootSetting(am string) (Boot, error) {
 	data, err := os.ReadFile(p.bootFile(am))
 	switch s := string(data); {
 	case errors.Is(err, fs.ErrNotExist):

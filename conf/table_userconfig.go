@@ -23,14 +23,14 @@ func serviceTags() *tag {
 	return &tag{
 		name: "service",
 		attrs: []attr{
-			{name: "mode", kind: oneOf, must: true, values: []string{"mirror", "farm", "light"}, later: []string{"farm", "light"}},
+			{name: "mode", kind: oneOf, must: true, values: []string{"mirror", "farm", "light"}, later: []string{"farm"}},
 			{name: "boot", kind: oneOf, def: "ignore", values: []string{"on", "off", "auto", "ignore"}},
 			{name: "boot_delay", kind: number, def: "0", hi: maxSeconds},
 			{name: "failover", kind: onOff, def: "on", modes: inMirror},
 			{name: "defaultprim", kind: name, def: "alone", modes: inMirror},
 			{name: "maxloop", kind: number, def: "3", hi: 1000},
 			{name: "loop_interval", kind: number, def: "24", hi: 24 * 366},
-			{name: "automatic_reboot", kind: onOff, def: "off", later: []string{"on"}},
+			{name: "automatic_reboot", kind: onOff, def: "off"},
 		},
 		children: []child{
 			{heartTags(), 0, 1},

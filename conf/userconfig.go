@@ -50,6 +50,7 @@ type Module struct {
 	DefaultPrim  string        // DefaultAlone, DefaultLast, or the name of a node
 	MaxLoop      int           // automatic restarts before the module stops
 	LoopInterval time.Duration // in which they are counted; 0: never
+	Reboot       bool          // automatic_reboot: an automatic stopstart reboots the host instead
 	Heart        *Heart        // nil unless Mode is Mirror
 	RFS          *RFS          // nil: nothing is replicated
 	User         *User         // nil: no scripts are called
@@ -248,6 +249,7 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 	}
 	m.MaxLoop = int(n.num("maxloop"))
 	m.LoopInterval = n.dur("loop_interval", time.Hour)
+	m.Reboot = n.on("automatic_reboot")
 	if h := n.one("heart"); h != nil {
 		m.Heart = s.heart(h, c)
 	} else if m.Mode == Mirror && !n.partial {

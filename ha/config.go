@@ -13,17 +13,16 @@ import (
 
 // moduleConf is what a module's driver takes from the configuration.
 type moduleConf struct {
-	name  string
-	id    int
-	conf  Conf
-	beats []heartbeatConf
-	key   conf.ClusterKey // signs what the nodes send each other
-
-	signature uint64 // beginning of the configuration's signature
-
-	flow  string // host:port where the peer's replica listens
-	boot  conf.Boot
-	delay time.Duration
+	name          string
+	id            int
+	conf          Conf
+	beats         []heartbeatConf
+	key           conf.ClusterKey // signs what the nodes send each other
+	signature     uint64          // beginning of the configuration's signature
+	flow          string          // host:port where the peer's replica listens
+	boot          conf.Boot
+	bootByCommand bool // boot is what the command boot has set, and may change
+	delay         time.Duration
 
 	syncAt conf.Schedule // nil: the data is kept up to date
 
@@ -45,17 +44,6 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 		return nil, err
 	}
 	m := a.Module
-	if m.Mode != conf.Mirror || m.Heart == nil {
-		return nil, fmt.Errorf("module %s: mode %q is not supported by this version, only mirror is", am, m.Mode)
-	}
-	nodes := nodesOf(c, m.Heart.Heartbeats)
-	if len(nodes) != 2 || !slices.Contains(nodes, node) {
-		return nil, fmt.Errorf("module %s: a mirror module runs on two nodes, this one (%s) among them; the networks of its heartbeats have %v", am, node, nodes)
-	}
-	peer := nodes[0]
-	if peer == node {
-		peer = nodes[1]
-	}
 	key, err := p.LoadClusterKey()
 	if err != nil {
 		return nil, err
@@ -64,10 +52,32 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 	if err != nil {
 		return nil, fmt.Errorf("module %s: signature %q of its configuration: %w", am, a.Signature, err)
 	}
+	mc := &moduleConf{name: am, id: a.ID, key: key, signature: signature, boot: m.Boot, bootByCommand: a.BootByCommand, delay: m.BootDelay,
+		conf: Conf{Mode: m.Mode, Node: node, MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, Reboot: m.Reboot}}
+	mc.readUser(m.User)
+	switch m.Mode {
+	case conf.Mirror:
+		return mc, mc.readMirror(a, c)
+	case conf.Light:
+		return mc, nil
+	}
+	return nil, fmt.Errorf("module %s: mode %q is not supported by this version, only mirror and light are", am, m.Mode)
+}
+
+// readMirror reads what a mirror module has besides.
+func (mc *moduleConf) readMirror(a *conf.Active, c *conf.Cluster) error {
+	m, am, node := a.Module, a.Name, mc.conf.Node
+	nodes := nodesOf(c, m.Heart.Heartbeats)
+	if len(nodes) != 2 || !slices.Contains(nodes, node) {
+		return fmt.Errorf("module %s: a mirror module runs on two nodes, this one (%s) among them; the networks of its heartbeats have %v", am, node, nodes)
+	}
+	peer := nodes[0]
+	if peer == node {
+		peer = nodes[1]
+	}
 	ports := conf.PortsOf(a.ID)
-	mc := &moduleConf{name: am, id: a.ID, key: key, signature: signature, boot: m.Boot, delay: m.BootDelay,
-		conf: Conf{Node: node, Peer: peer, Second: node > peer, HasData: m.RFS != nil, Failover: m.Failover,
-			MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, DefaultPrim: m.DefaultPrim}}
+	mc.conf.Peer, mc.conf.Second, mc.conf.HasData = peer, node > peer, m.RFS != nil
+	mc.conf.Failover, mc.conf.DefaultPrim = m.Failover, m.DefaultPrim
 	for _, hb := range m.Heart.Heartbeats {
 		port := hb.Port
 		if port == 0 {
@@ -84,7 +94,7 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 	if m.RFS != nil {
 		addr, ok := c.Addr(m.RFS.Flow, peer)
 		if !ok {
-			return nil, fmt.Errorf("module %s: node %s is not on network %s, which replication uses", am, peer, m.RFS.Flow)
+			return fmt.Errorf("module %s: node %s is not on network %s, which replication uses", am, peer, m.RFS.Flow)
 		}
 		mc.conf.Pairing = peer
 		for _, r := range m.RFS.Replicated {
@@ -95,7 +105,7 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 			mc.conf.SyncAt = true
 			s, err := conf.ParseSchedule(m.RFS.SyncAt)
 			if err != nil {
-				return nil, fmt.Errorf("module %s: syncat: %w", am, err)
+				return fmt.Errorf("module %s: syncat: %w", am, err)
 			}
 			mc.syncAt = s
 		}
@@ -109,14 +119,18 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 				options: netvip.Options{Lease: mc.lease, NoDAD: true, RefreshEvery: a.ArpInterval, RefreshFor: a.ArpElapse}})
 		}
 	}
-	if u := m.User; u != nil {
+	return nil
+}
+
+// readUser reads how scripts are called.
+func (mc *moduleConf) readUser(u *conf.User) {
+	if u != nil {
 		mc.scripts, mc.logging, mc.logSize = true, u.Logging, u.UserLogSize
 		mc.niceStop, mc.forceStop = u.NiceStopTimeout, u.ForceStopTimeout
 		for _, v := range u.Vars {
 			mc.env = append(mc.env, v.Name+"="+v.Value)
 		}
 	}
-	return mc, nil
 }
 
 // nodesOf are the nodes that are on every network of the heartbeats.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"strconv"
 	"sync"
 	"time"
 
@@ -30,23 +29,25 @@ type module struct {
 	inc    uint64
 	boot   string
 	start  bool // to be started because the host was
+	reboot func() error
 	log    *Log
 	res    *resources
 
-	events  chan func() // run in order by the loop
-	replica Replica
-	kills   map[uint64]chan struct{}
-	tasks   sync.WaitGroup
-	prog    ReplicaProgress
-	asking  bool // a Status for prog is under way
-	netout  throughput
-	vips    *vips
-	renewal *time.Ticker // a third of the lease
-	counted time.Time    // when connections were, last
-	conns   map[string]int
-	ticked  time.Time
-	dueAt   time.Time // of the next scheduled synchronisation, for schedule
-	sched   conf.Schedule
+	events   chan func() // run in order by the loop
+	replica  Replica
+	kills    map[uint64]chan struct{}
+	tasks    sync.WaitGroup
+	prog     ReplicaProgress
+	asking   bool // a Status for prog is under way
+	netout   throughput
+	vips     *vips
+	renewal  *time.Ticker // a third of the lease
+	counted  time.Time    // when connections were, last
+	conns    map[string]int
+	ticked   time.Time
+	bootRead time.Time
+	dueAt    time.Time // of the next scheduled synchronisation, for schedule
+	sched    conf.Schedule
 
 	heart     *heart
 	heartWG   sync.WaitGroup
@@ -96,7 +97,7 @@ func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addre
 	m.state.Links = make([]Link, len(mc.conf.Heartbeats))
 	if was.Boot != boot {
 		m.inc = newIncarnation()
-		m.start = mc.boot == conf.BootOn || mc.boot == conf.BootAuto && was.State.Role != RoleStop
+		m.start = mc.boot == conf.BootOn || mc.boot == conf.BootAuto && (was.State.Role != RoleStop || was.State.Rebooted)
 	} else {
 		m.state.Colour = m.state.clone().machine().colour()
 	}
@@ -259,287 +260,6 @@ func (m *module) adopt(ctx, taskCtx context.Context) {
 	m.step(taskCtx, e)
 }
 
-// bootStart starts the module because its host was started.
-func (m *module) bootStart(ctx, taskCtx context.Context) {
-	m.tasks.Go(func() {
-		select {
-		case <-time.After(m.mc.delay):
-		case <-ctx.Done():
-			return
-		}
-		m.post(ctx, func() { m.step(taskCtx, Asked{Command{Name: "start", By: AtBoot}}) })
-	})
-}
-
-// openHeart opens the heartbeats; what keeps it from doing so (an address that
-// is not there yet) is tried again.
-func (m *module) openHeart(ctx context.Context) {
-	h, err := openHeart(m.name, m.state.Conf.Node, m.state.Conf.Peer, m.inc, newSeals(m.mc.key), m.mc.signature, m.mc.beats)
-	if err != nil {
-		if err.Error() != m.heartDown {
-			m.heartDown = err.Error()
-			m.log.Write(LevelEvent, "heart", m.heartDown)
-		}
-		return
-	}
-	m.heartDown = ""
-	if m.mc.key == (conf.ClusterKey{}) {
-		m.log.Write(LevelInfo, "heart", "Heartbeats are not signed: the cluster has no key (skfs cluster genkey makes one)")
-	}
-	h.tell(m.state.beat())
-	hctx, cancel := context.WithCancel(ctx)
-	m.heart, m.heartEnd = h, cancel
-	m.heartWG.Go(func() { h.run(hctx) })
-}
-
-func (m *module) closeHeart() {
-	if m.heart != nil {
-		m.heartEnd()
-		m.heartWG.Wait()
-		m.heart.close()
-		m.heart = nil
-	}
-}
-
-func (m *module) takeHeart(ctx context.Context) {
-	links, beat, ok, wrong := m.heart.take()
-	for _, text := range wrong {
-		m.log.Write(LevelEvent, "heart", text)
-	}
-	for i := range m.mc.beats {
-		if l, changed := links[i]; changed {
-			m.step(ctx, Linked{i, l})
-		}
-	}
-	if ok {
-		m.step(ctx, Heard{beat})
-	}
-}
-
-// attach forwards the events of a replica.
-func (m *module) attach(ctx context.Context, r Replica) {
-	m.replica = r
-	m.tasks.Go(func() {
-		for {
-			select {
-			case e, ok := <-r.Events():
-				if ctx.Err() != nil {
-					return
-				}
-				if !ok {
-					m.post(ctx, func() {
-						if m.replica == r {
-							m.replica = nil
-							m.step(ctx, Gone{})
-						}
-					})
-					return
-				}
-				m.post(ctx, func() {
-					if m.replica == r {
-						m.step(ctx, Told{e})
-					}
-				})
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-}
-
-// carryOut begins a task; its end comes back as Done. When ctx ends the task is
-// left as it is: the next daemon takes it up.
-func (m *module) carryOut(ctx context.Context, a Run) {
-	var work func() Done
-	before, after := func(*Done) {}, func() {}
-	mc, v := m.mc, m.vips
-	switch a.Task.Kind {
-	case TaskScript:
-		kill := make(chan struct{})
-		m.kills[a.ID] = kill
-		work = func() Done { return m.runScript(ctx, mc, a, kill) }
-	case TaskAddress:
-		work = func() Done {
-			d := v.set(ctx, a.Task.Ask)
-			d.ID = a.ID
-			return d
-		}
-		after = func() { m.watchVips(ctx) }                 // what happens to an address follows the word that it is set
-		before = func(d *Done) { d.Missing |= v.missing() } // a renewal may have found one lost since
-	case TaskNoAddress:
-		work = func() Done {
-			v.remove(ctx)
-			return Done{ID: a.ID}
-		}
-	case TaskAnnounce:
-		work = func() Done {
-			v.announce()
-			return Done{ID: a.ID}
-		}
-	default:
-		r := m.replica
-		if a.Task.Kind == TaskStart || a.Task.Kind == TaskStop {
-			m.replica = nil // its end is expected
-		}
-		work = func() Done { return m.callReplica(ctx, mc, r, a) }
-	}
-	m.tasks.Go(func() {
-		d := work()
-		if ctx.Err() != nil {
-			return
-		}
-		m.post(ctx, func() {
-			delete(m.kills, a.ID)
-			before(&d)
-			if d.Late && m.heart != nil {
-				m.heart.doubt()
-			}
-			m.step(ctx, d)
-			after()
-		})
-	})
-}
-
-// runScript runs a script with the arguments and the environment of §14.3.
-func (m *module) runScript(ctx context.Context, mc *moduleConf, a Run, kill <-chan struct{}) Done {
-	t := a.Task
-	r := &runner{dir: m.paths.UserVar(m.name) + "/run", bin: m.paths.UserBin(m.name), cwd: m.paths.UserVar(m.name)}
-	if !mc.scripts || !r.exists(t.Script) {
-		return Done{ID: a.ID}
-	}
-	if mc.logging {
-		r.userlog = m.paths.UserLog(m.name)
-	}
-	if t.Script == "prestart" {
-		if err := r.truncateLog(mc.logSize); err != nil {
-			m.log.Write(LevelInfo, "userplug", fmt.Sprintf("userlog.ulog: %v", err))
-		}
-	}
-	r.env = append(append(os.Environ(), m.paths.ScriptEnv(m.name)...), mc.env...)
-	s := script{id: a.ID, name: t.Script, args: []string{t.From.String(), t.To.String(), t.Action}, kill: kill}
-	line := "Script " + t.Script
-	if t.Force {
-		s.args = append([]string{"force"}, s.args...)
-		s.timeout = mc.forceStop
-		line += " force"
-	} else if !t.starts() && t.Part != 0 {
-		s.timeout = mc.niceStop
-	}
-	exit, err := r.run(ctx, s, func() {
-		level := LevelEvent
-		if t.Force || t.Part == 0 {
-			level = LevelInfo
-		}
-		m.log.Write(level, "userplug", line)
-	})
-	return Done{ID: a.ID, Err: err, Exit: exit}
-}
-
-// callReplica makes one call to the data side.
-func (m *module) callReplica(ctx context.Context, mc *moduleConf, r Replica, a Run) Done {
-	t := a.Task
-	d := Done{ID: a.ID}
-	switch t.Kind {
-	case TaskJoin:
-		select {
-		case <-time.After(joinWait):
-		case <-ctx.Done():
-		}
-		return d
-	case TaskStart:
-		r, d.Err = m.startReplica(ctx, r, t)
-		if d.Err != nil {
-			return d
-		}
-		if d.Status, d.Err = r.Status(ctx); d.Err != nil {
-			return d
-		}
-		// Attached by the loop, before anything is asked of it.
-		if m.post(ctx, func() { m.attach(ctx, r) }) != nil {
-			d.Err = ctx.Err()
-		}
-		return d
-	case TaskStop:
-		if r != nil {
-			d.Err = r.Stop(ctx, t.Clean)
-		}
-		return d
-	}
-	if r == nil {
-		d.Err = ErrNoReplica
-		return d
-	}
-	switch t.Kind {
-	case TaskPromote:
-		d.Err = r.Promote(ctx, t.Epoch, t.Forced)
-	case TaskAlone:
-		d.Err = r.Alone(ctx, t.Epoch)
-	case TaskCut:
-		d.Err = r.Cut(ctx)
-	case TaskAbandon:
-		d.Err = r.Abandon(ctx)
-	case TaskFollow:
-		d.Err = r.Follow(ctx, t.Epoch, mc.flow, FollowOptions{Full: t.Full, Since: t.Since})
-	case TaskOutdate:
-		d.Err = r.Outdate(ctx, t.Epoch)
-	case TaskDemote:
-		d.Err = r.Demote(ctx)
-	}
-	if d.Err == nil {
-		d.Status, d.Err = r.Status(ctx)
-	}
-	return d
-}
-
-// startReplica starts a new replica. One that is there already is left over from
-// a start or stop that was interrupted: nothing was asked of it yet, it ends.
-func (m *module) startReplica(ctx context.Context, r Replica, t Task) (Replica, error) {
-	if r == nil {
-		var err error
-		if r, err = m.launch.Attach(ctx, m.name); err != nil && !errors.Is(err, ErrNoReplica) {
-			return nil, err
-		}
-	}
-	if r != nil {
-		if err := r.Stop(ctx, false); err != nil && ctx.Err() == nil {
-			m.log.Write(LevelInfo, "nfsadmin", fmt.Sprintf("Stop of an old replication process: %v", err))
-		}
-	}
-	return m.launch.Start(ctx, m.name, StartOptions{Degraded: t.Degraded})
-}
-
-// askProgress asks the replica how far a synchronisation is.
-func (m *module) askProgress(ctx context.Context) {
-	joined := m.state.Data.Joined && m.replica != nil
-	if !joined || m.state.Data.Synced {
-		if m.prog != (ReplicaProgress{}) {
-			m.prog = ReplicaProgress{}
-			m.publish()
-		}
-	}
-	if !joined && m.netout.stop() {
-		m.publish()
-	}
-	if !joined || m.asking || m.state.Data.Synced && (!m.state.Reign || !m.netout.due(time.Now())) {
-		return
-	}
-	m.asking = true
-	r := m.replica
-	m.tasks.Go(func() {
-		st, err := r.Status(ctx)
-		m.post(ctx, func() {
-			m.asking = false
-			if err == nil && m.replica == r {
-				if m.prog = st.Progress; m.state.Data.Synced {
-					m.prog = ReplicaProgress{}
-				}
-				m.netout.took(time.Now(), st.Sent)
-				m.publish()
-			}
-		})
-	})
-}
-
 // clockwork gives the events that come with the time. A moment that passed while
 // this process or the host slept is made up for once.
 func (m *module) clockwork(ctx context.Context, now time.Time) {
@@ -559,6 +279,10 @@ func (m *module) clockwork(ctx context.Context, now time.Time) {
 	if m.state.Missing != 0 && m.state.Tried && now.Sub(m.ticked).Abs() >= addressRetry {
 		m.ticked = now
 		m.step(ctx, Tick{})
+	}
+	if now.Sub(m.bootRead).Abs() >= tickEvery {
+		m.bootRead = now
+		m.readBoot()
 	}
 	m.countConnections(ctx, now)
 	if m.state.Conf.SyncDelta > 0 {
@@ -593,55 +317,6 @@ func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 	if m.heart == nil {
 		m.openHeart(ctx)
 	}
-}
-
-var whyTexts = map[Block]string{BlockNotUptodate: "notuptodate_server", BlockDegraded: "degraded_server", BlockSyncat: "rfs_syncat_wait"}
-
-// publish copies the state for readers.
-func (m *module) publish() {
-	s := &m.state
-	now := time.Now()
-	values := s.resources(now)
-	if s.Conf.HasData {
-		values["rfs.netout_bandwidth"] = strconv.FormatUint(m.netout.rate, 10)
-	}
-	m.addressResources(values)
-	m.res.set(now, values)
-	changedRes := m.res.fresh
-	m.res.fresh = false
-	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
-		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
-		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog, Loop: s.loopCount()}
-	if s.Why == BlockRule {
-		p.Why = s.Held
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.facts = s.clone()
-	old := m.public
-	if changedRes || old.Resources == nil {
-		p.Resources = m.res.list()
-	} else {
-		p.Resources = old.Resources
-	}
-	m.public = p
-	old.Resources, p.Resources = nil, nil
-	if changedRes || !sameState(old, p) {
-		close(m.changed)
-		m.changed = make(chan struct{})
-	}
-}
-
-func sameState(a, b ModuleState) bool {
-	a.Resources, b.Resources = nil, nil
-	return fmt.Sprintf("%+v", a) == fmt.Sprintf("%+v", b)
-}
-
-// look is the published state, and what is closed when it changes.
-func (m *module) look() (ModuleState, <-chan struct{}) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.public, m.changed
 }
 
 // do gives a command to the module.

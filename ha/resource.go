@@ -121,9 +121,9 @@ func (r *resources) list() []Resource {
 
 // resources are what the guide shows of a module with "state -v" (§7.9).
 func (s *State) resources(now time.Time) map[string]string {
-	r := map[string]string{
-		"state.local":  strings.ToLower(s.Role.String()),
-		"state.remote": strings.ToLower(s.Remote.Role.String()),
+	r := map[string]string{"state.local": strings.ToLower(s.Role.String())}
+	if s.Conf.mirror() {
+		r["state.remote"] = strings.ToLower(s.Remote.Role.String())
 	}
 	r[loopResource] = s.loopSince()
 	s.settingResources(r)

@@ -20,6 +20,9 @@ type Options struct {
 	Launcher      Launcher
 	// Errors takes what cannot go to a module's log, one line a call; nil drops it.
 	Errors func(text string)
+	// Reboot begins to reboot the host (automatic_reboot); nil: as the host's own
+	// commands do it.
+	Reboot func() error
 }
 
 // Supervisor runs the modules of one node. One per daemon.
@@ -366,6 +369,9 @@ func (s *Supervisor) add(mc *moduleConf) error {
 	m, err := openModule(s.paths, mc, s.o.Launcher, s.addressHost, s.o.Errors)
 	if err != nil {
 		return fmt.Errorf("module %s: %w", mc.name, err)
+	}
+	if m.reboot = s.o.Reboot; m.reboot == nil {
+		m.reboot = rebootHost
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

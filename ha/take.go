@@ -72,6 +72,8 @@ func (s *State) Refusal(c Command) error {
 		}
 	case c.Name == "secondforce":
 		return no("expected one date")
+	case c.Name == "swap" && len(c.Args) == 1 && c.Args[0] == "nosync":
+		// Both have the same data when they swap, so nothing is synchronised either way.
 	case len(c.Args) > 0 && !(c.Name == "second" && len(c.Args) == 1 && c.Args[0] == "fullsync"):
 		return no("unknown argument %q", c.Args)
 	}

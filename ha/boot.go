@@ -1,0 +1,56 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"time"
+)
+
+// What a module has to do with the start of its host: it starts with it (§13.2.3,
+// boot and boot_delay), and may restart it (automatic_reboot).
+
+// bootStart starts the module because its host was started.
+func (m *module) bootStart(ctx, taskCtx context.Context) {
+	m.tasks.Go(func() {
+		select {
+		case <-time.After(m.mc.delay):
+		case <-ctx.Done():
+			return
+		}
+		m.post(ctx, func() { m.step(taskCtx, Asked{Command{Name: "start", By: AtBoot}}) })
+	})
+}
+
+// readBoot looks whether the command boot has changed its setting, which counts at the
+// next start of the host; usersetting.boot shows it.
+func (m *module) readBoot() {
+	if !m.mc.bootByCommand {
+		return
+	}
+	if b, err := m.paths.BootSetting(m.name); err == nil && b != m.mc.boot {
+		mc := *m.mc // tasks read the old one
+		mc.boot = b
+		m.mc = &mc
+		m.publish()
+	}
+}
+
+// rebootHost asks the init system for a reboot, by the first command that there is.
+func rebootHost() error {
+	ways := [][]string{{"shutdown", "-r", "now"}, {"reboot"}}
+	if _, err := os.Stat("/run/systemd/system"); err == nil {
+		ways = append([][]string{{"systemctl", "reboot"}}, ways...)
+	}
+	var errs []error
+	for _, way := range ways {
+		out, err := exec.Command(way[0], way[1:]...).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%v: %w: %.200s", way, err, out))
+	}
+	return errors.Join(errs...)
+}

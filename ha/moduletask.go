@@ -1,0 +1,99 @@
+package ha
+
+import (
+	"context"
+	"fmt"
+	"os"
+)
+
+// How the loop of a module (module.run) carries out the tasks of the automaton.
+
+// carryOut begins a task; its end comes back as Done. When ctx ends the task is
+// left as it is: the next daemon takes it up.
+func (m *module) carryOut(ctx context.Context, a Run) {
+	var work func() Done
+	before, after := func(*Done) {}, func() {}
+	mc, v := m.mc, m.vips
+	switch a.Task.Kind {
+	case TaskScript:
+		kill := make(chan struct{})
+		m.kills[a.ID] = kill
+		work = func() Done { return m.runScript(ctx, mc, a, kill) }
+	case TaskAddress:
+		work = func() Done {
+			d := v.set(ctx, a.Task.Ask)
+			d.ID = a.ID
+			return d
+		}
+		after = func() { m.watchVips(ctx) }                 // what happens to an address follows the word that it is set
+		before = func(d *Done) { d.Missing |= v.missing() } // a renewal may have found one lost since
+	case TaskNoAddress:
+		work = func() Done {
+			v.remove(ctx)
+			return Done{ID: a.ID}
+		}
+	case TaskAnnounce:
+		work = func() Done {
+			v.announce()
+			return Done{ID: a.ID}
+		}
+	case TaskReboot:
+		work = func() Done { return Done{ID: a.ID, Err: m.reboot()} }
+	default:
+		r := m.replica
+		if a.Task.Kind == TaskStart || a.Task.Kind == TaskStop {
+			m.replica = nil // its end is expected
+		}
+		work = func() Done { return m.callReplica(ctx, mc, r, a) }
+	}
+	m.tasks.Go(func() {
+		d := work()
+		if ctx.Err() != nil {
+			return
+		}
+		m.post(ctx, func() {
+			delete(m.kills, a.ID)
+			before(&d)
+			if d.Late && m.heart != nil {
+				m.heart.doubt()
+			}
+			m.step(ctx, d)
+			after()
+		})
+	})
+}
+
+// runScript runs a script with the arguments and the environment of §14.3.
+func (m *module) runScript(ctx context.Context, mc *moduleConf, a Run, kill <-chan struct{}) Done {
+	t := a.Task
+	r := &runner{dir: m.paths.UserVar(m.name) + "/run", bin: m.paths.UserBin(m.name), cwd: m.paths.UserVar(m.name)}
+	if !mc.scripts || !r.exists(t.Script) {
+		return Done{ID: a.ID}
+	}
+	if mc.logging {
+		r.userlog = m.paths.UserLog(m.name)
+	}
+	if t.Script == "prestart" {
+		if err := r.truncateLog(mc.logSize); err != nil {
+			m.log.Write(LevelInfo, "userplug", fmt.Sprintf("userlog.ulog: %v", err))
+		}
+	}
+	r.env = append(append(os.Environ(), m.paths.ScriptEnv(m.name)...), mc.env...)
+	s := script{id: a.ID, name: t.Script, args: []string{t.From.String(), t.To.String(), t.Action}, kill: kill}
+	line := "Script " + t.Script
+	if t.Force {
+		s.args = append([]string{"force"}, s.args...)
+		s.timeout = mc.forceStop
+		line += " force"
+	} else if !t.starts() && t.Part != 0 {
+		s.timeout = mc.niceStop
+	}
+	exit, err := r.run(ctx, s, func() {
+		level := LevelEvent
+		if t.Force || t.Part == 0 {
+			level = LevelInfo
+		}
+		m.log.Write(level, "userplug", line)
+	})
+	return Done{ID: a.ID, Err: err, Exit: exit}
+}
