@@ -16,6 +16,7 @@ func StaticChanges(old, fresh *Module) []string {
 	differ("failover", old.Failover, fresh.Failover)
 	differ("defaultprim", old.DefaultPrim, fresh.DefaultPrim)
 	differ("boot_delay", old.BootDelay, fresh.BootDelay)
+	differ("failover rules", old.Rules.String(), fresh.Rules.String())
 	differ("vip", old.VIP, fresh.VIP)
 	differ("rfs", staticRFS(old.RFS), staticRFS(fresh.RFS))
 	return changed

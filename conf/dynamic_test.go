@@ -33,6 +33,9 @@ func TestStaticChanges(t *testing.T) {
 		{`<rfs>`, `<rfs nbremconn="2">`, []string{"rfs"}},
 		{`"/d"`, `"/e"`, []string{"rfs"}},
 		{`path="a"`, `path="b"`, []string{"rfs"}},
+		{`<user/>`, `<user/><failover>  </failover>`, nil},
+		{`<user/>`, `<user/><failover>a: if (tcp.x == down) then stop();</failover>`, []string{"failover rules"}},
+		{`<user/>`, `<user/><failover handle_time="5000"/>`, []string{"failover rules"}},
 		{`mode="mirror"`, `mode="mirror" failover="off" boot_delay="3"`, []string{"failover", "boot_delay"}},
 	} {
 		got := StaticChanges(parse(base), parse(strings.Replace(base, tc.from, tc.to, 1)))

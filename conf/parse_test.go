@@ -99,6 +99,14 @@ func showModule(m *Module) string {
 			fmt.Fprintf(&b, "virtual_addr %+v\n", a)
 		}
 	}
+	if f := m.Rules; f.String() != (&scanner{}).failover(nil, m).String() {
+		fmt.Fprintf(&b, "failover period=%v handle_time=%v, %d rules\n", f.Period, f.HandleTime, len(f.Rules))
+		for _, r := range f.Rules {
+			if !r.Product {
+				fmt.Fprintln(&b, r)
+			}
+		}
+	}
 	if len(m.Env) > 0 {
 		fmt.Fprintf(&b, "env %v\n", m.Env)
 	}

@@ -28,6 +28,14 @@ type node struct {
 	values   map[string]value // those that stand in the file
 	children []*node
 	partial  bool // a tag in it was refused and is not among children
+	text     body // of a tag that holds text
+}
+
+// A body is the text of an element, after expansion of entities and macros. at is the
+// offset in the file of each of its bytes.
+type body struct {
+	text []byte
+	at   []int
 }
 
 // A value is what an attribute is set to, after expansion of macros.
@@ -239,7 +247,11 @@ func (s *scanner) element(t *tag, start xml.StartElement, off, depth int) *node 
 			s.counts(n)
 			return n
 		case xml.CharData:
-			s.noText(tok, off)
+			if t.text {
+				s.addText(&n.text, off, int(s.dec.InputOffset()))
+			} else {
+				s.noText(tok, off)
+			}
 		case xml.StartElement:
 			c := t.child(tok.Name.Local)
 			switch {
@@ -302,6 +314,70 @@ func (s *scanner) noText(t xml.CharData, off int) {
 		}
 		s.addf(s.pos(off+len(t)-len(trimmed)), "text %q stands between tags: expected a tag or a comment", word)
 	}
+}
+
+// addText appends the piece of text between two offsets of the file, which the XML
+// decoder has accepted.
+func (s *scanner) addText(b *body, from, to int) {
+	raw := s.src[from:to]
+	if inner, cdata := bytes.CutPrefix(raw, []byte("<![CDATA[")); cdata {
+		s.addExpanded(b, bytes.TrimSuffix(inner, []byte("]]>")), from+len(raw)-len(inner))
+		return
+	}
+	for len(raw) > 0 {
+		end := bytes.IndexByte(raw, '&')
+		if end < 0 {
+			end = len(raw)
+		}
+		s.addExpanded(b, raw[:end], from)
+		raw, from = raw[end:], from+end
+		semicolon := bytes.IndexByte(raw, ';')
+		if semicolon < 0 {
+			continue // raw is empty: the decoder accepts no & without it
+		}
+		var char string
+		if xml.Unmarshal(slices.Concat([]byte("<a>"), raw[:semicolon+1], []byte("</a>")), &char) == nil {
+			b.add(char, from, 0)
+		}
+		raw, from = raw[semicolon+1:], from+semicolon+1
+	}
+}
+
+// addExpanded appends text without entities.
+func (s *scanner) addExpanded(b *body, raw []byte, from int) {
+	done := 0
+	for _, use := range macroUse.FindAllIndex(raw, -1) {
+		if s.expand == nil {
+			break
+		}
+		b.add(string(raw[done:use[0]]), from+done, 1)
+		v, missing := s.expand(string(raw[use[0]:use[1]]))
+		for _, m := range missing {
+			s.addf(s.pos(from+use[0]), "%%%s%% is neither a <macro> above nor an environment variable", m)
+		}
+		b.add(v, from+use[0], 0)
+		done = use[1]
+	}
+	b.add(string(raw[done:]), from+done, 1)
+}
+
+// add appends text whose first byte stands at from in the file, and the next ones
+// step bytes after the one before.
+func (b *body) add(text string, from, step int) {
+	for i := range len(text) {
+		b.text, b.at = append(b.text, text[i]), append(b.at, from+i*step)
+	}
+}
+
+// pos is the place of a byte of the text, in the file; end is where it ends.
+func (b *body) pos(s *scanner, offset int, end Pos) Pos {
+	if offset < 0 || offset >= len(b.at) {
+		if len(b.at) > 0 {
+			return s.pos(b.at[len(b.at)-1] + 1)
+		}
+		return end
+	}
+	return s.pos(b.at[offset])
 }
 
 func (s *scanner) attributes(n *node, start xml.StartElement, off int) {

@@ -15,6 +15,7 @@ type tag struct {
 	attrs    []attr
 	children []child
 	later    bool // the guide defines it, this version does not do it
+	text     bool // it holds text
 }
 
 // A child says how often a tag may stand in another.

@@ -41,7 +41,7 @@ func serviceTags() *tag {
 			later("vhost", 0),
 			later("errd", 0),
 			later("check", 0),
-			later("failover", 0),
+			{failoverTags(), 0, 1},
 		},
 	}
 }
@@ -109,6 +109,15 @@ func rfsTags() *tag {
 		},
 		children: []child{{flow, 0, 1}, {replicated, 1, 0}},
 	}
+}
+
+// §13.18
+func failoverTags() *tag {
+	return &tag{name: "failover", text: true, attrs: []attr{
+		{name: "extends", kind: oneOf, def: "yes", values: []string{"yes", "no"}},
+		{name: "period", kind: number, def: "5000", lo: 100, hi: 3_600_000},
+		{name: "handle_time", kind: number, def: "15000", hi: 24 * 3_600_000},
+	}}
 }
 
 // §13.7

@@ -55,6 +55,7 @@ type Module struct {
 	RFS          *RFS          // nil: nothing is replicated
 	User         *User         // nil: no scripts are called
 	VIP          *VIP          // nil: no virtual address
+	Rules        Failover
 
 	Env      map[string]string // environment variables that %name% was expanded to
 	Warnings Problems          // what works, but hardly as meant
@@ -264,6 +265,7 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 	if v := n.one("vip"); v != nil {
 		m.VIP = s.vip(v, m)
 	}
+	m.Rules = s.failover(n.one("failover"), m)
 	if m.RFS == nil && m.Heart != nil && m.Heart.flow() != nil {
 		m.Warnings.addf(n.one("heart").pos, "a heartbeat has ident=%q but there is no <rfs>: the module will stay in WAIT", FlowIdent)
 	}

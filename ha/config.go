@@ -24,6 +24,7 @@ type moduleConf struct {
 	bootByCommand bool // boot is what the command boot has set, and may change
 	delay         time.Duration
 
+	rules  conf.Failover
 	syncAt conf.Schedule // nil: the data is kept up to date
 
 	vips     []vipConf // as conf.Addresses
@@ -53,7 +54,7 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 		return nil, fmt.Errorf("module %s: signature %q of its configuration: %w", am, a.Signature, err)
 	}
 	mc := &moduleConf{name: am, id: a.ID, key: key, signature: signature, boot: m.Boot, bootByCommand: a.BootByCommand, delay: m.BootDelay,
-		conf: Conf{Mode: m.Mode, Node: node, MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, Reboot: m.Reboot}}
+		conf: Conf{Mode: m.Mode, Node: node, MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, Reboot: m.Reboot}, rules: m.Rules}
 	mc.readUser(m.User)
 	switch m.Mode {
 	case conf.Mirror:

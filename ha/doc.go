@@ -88,6 +88,15 @@
 // used until the peer has the new one. Verdicts are passed by a thread that looks first
 // at what has arrived, and not when it was late itself.
 //
+// # Failover rules
+//
+// Resources are facts with a name (resource.go). The automaton gives some; checkers,
+// scripts and commands assign the others (assign.go). After each change, and each
+// period, the rules of <failover> are evaluated (package rules) and the failover
+// machine (failover.go) says which action is carried out: the event Ruled (ruled.go).
+//
+//	assign ──▶ resources ──▶ failoverMachine.judge ──▶ Ruled ──▶ Step
+//
 // # Virtual addresses
 //
 // They are on the primary from before start_prim until after stop_prim (address.go),

@@ -46,6 +46,7 @@ type module struct {
 	conns    map[string]int
 	ticked   time.Time
 	bootRead time.Time
+	judging  judging
 	dueAt    time.Time // of the next scheduled synchronisation, for schedule
 	sched    conf.Schedule
 
@@ -123,6 +124,8 @@ func (m *module) run(ctx context.Context) {
 		m.drain()
 		m.closeVips()
 	}()
+	m.openJudge()
+	defer func() { m.judging.timer.Stop() }()
 	m.adopt(ctx, taskCtx)
 	m.openHeart(ctx)
 	if m.start {
@@ -144,6 +147,8 @@ func (m *module) run(ctx context.Context) {
 			m.takeHeart(taskCtx)
 		case <-m.renewal.C:
 			m.renew(taskCtx)
+		case <-m.judging.timer.C:
+			m.judging.unjudged = true
 		case <-progress.C:
 			m.askProgress(taskCtx)
 			m.clockwork(taskCtx, time.Now())
@@ -151,6 +156,7 @@ func (m *module) run(ctx context.Context) {
 				m.openHeart(ctx)
 			}
 		}
+		m.judge(taskCtx)
 	}
 }
 
@@ -183,6 +189,7 @@ func (m *module) post(ctx context.Context, f func()) error {
 func (m *module) step(ctx context.Context, e Event) {
 	next, actions := Step(m.state, e, time.Now())
 	looped := next.Loops > m.state.Loops
+	begins := m.state.Role == RoleStop && next.Role != RoleStop
 	m.state = next
 	if !m.store(ctx) {
 		return
@@ -192,6 +199,9 @@ func (m *module) step(ctx context.Context, e Event) {
 	}
 	if looped {
 		m.res.put(Resource{Name: loopResource, Value: next.loopSince(), Since: time.Now()}, historyAlways)
+	}
+	if begins {
+		m.begins(ctx)
 	}
 	m.publish()
 	for _, a := range actions {

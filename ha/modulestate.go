@@ -41,6 +41,7 @@ func (m *module) publish() {
 	m.public = p
 	old.Resources, p.Resources = nil, nil
 	if changedRes || !sameState(old, p) {
+		m.judging.unjudged = true
 		close(m.changed)
 		m.changed = make(chan struct{})
 	}

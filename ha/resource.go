@@ -15,6 +15,7 @@ type resources struct {
 	store  *store
 	values map[string]Resource
 	own    map[string]bool // what the automaton gives
+	remote []Resource      // the other node's, as it said last; nil: unknown
 	fresh  bool            // values changed since publish
 	since  int             // changes since the history was purged last
 }

@@ -149,7 +149,7 @@ func (m *machine) advance() bool {
 	case MarkRole:
 		m.Role = t.Role
 		if t.Role == RoleAlone || t.Role == RolePrim {
-			m.Established, m.Lost, m.Swapping, m.SwapAsk = true, false, false, 0
+			m.Established, m.Lost, m.Swapping, m.SwapAsk, m.Want = true, false, false, 0, WantStart
 			m.Unprotected = m.Unprotected || !m.Data.Joined
 		}
 		return true
