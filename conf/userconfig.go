@@ -76,6 +76,8 @@ type Heartbeat struct {
 	Port    int // UDP; 0: as the module's id gives it
 	Pulse   time.Duration
 	Timeout time.Duration
+
+	PermanentARP bool // the peer's link address is fixed while it is heard
 }
 
 // Values of Module.DefaultPrim that name no node (guide §13.2.3).
@@ -286,12 +288,15 @@ func (s *scanner) heart(n *node, c *Cluster) *Heart {
 	s.delays(n, h.Pulse, h.Timeout)
 	idents := map[string]bool{}
 	for _, b := range n.all("heartbeat") {
-		hb := Heartbeat{Name: s.lanOf(b, c), Ident: b.str("ident"), Port: h.Port, Pulse: h.Pulse, Timeout: h.Timeout}
+		hb := Heartbeat{Name: s.lanOf(b, c), Ident: b.str("ident"), Port: h.Port, Pulse: h.Pulse, Timeout: h.Timeout, PermanentARP: n.on("permanent_arp")}
 		if hb.Ident == "" {
 			hb.Ident = hb.Name
 		}
 		if b.has("port") {
 			hb.Port = int(b.num("port"))
+		}
+		if b.has("permanent_arp") {
+			hb.PermanentARP = b.on("permanent_arp")
 		}
 		if b.has("pulse") {
 			hb.Pulse = b.dur("pulse", time.Millisecond)

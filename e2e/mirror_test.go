@@ -3,10 +3,12 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -98,6 +100,34 @@ func (s *scenario) runs(want ...bool) {
 	}
 }
 
+// fixed waits until host i has, or does not have, a permanent entry for the link
+// address of the other one on a network (§13.3.3, permanent_arp).
+func (s *scenario) fixed(i int, network string, want bool) {
+	s.t.Helper()
+	n := s.Nodes[i]
+	within(s.t, patience, func(ctx context.Context) error {
+		for {
+			table, err := n.Run(ctx, "cat", "/proc/net/arp")
+			if err != nil {
+				return err
+			}
+			got := false
+			for line := range strings.Lines(table) {
+				f := strings.Fields(line)
+				got = got || len(f) > 2 && f[0] == n.Peer().Addr(network).String() && f[2] == "0x6"
+			}
+			if got == want {
+				return nil
+			}
+			select {
+			case <-time.After(100 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("the link address of %s on %s is permanent on %s: %v; expected %v\n%s", n.Peer().Name(), network, n.Name(), got, want, table)
+			}
+		}
+	})
+}
+
 // The guide's tests of a mirror module, one after the other on one pair
 // (§4.2.1 to §4.2.5).
 func TestCommands(t *testing.T) {
@@ -115,6 +145,10 @@ func TestCommands(t *testing.T) {
 		s.shows(0, "PRIM green", "SECOND green")
 		s.shows(1, "SECOND green", "PRIM green")
 		s.runs(true, false)
+		for i := range p.Nodes {
+			s.fixed(i, "default", true)
+			s.fixed(i, "repli", true)
+		}
 	})
 	t.Run("4.2.2 stop on the primary", func(t *testing.T) {
 		s := begin(t, p)
@@ -256,6 +290,7 @@ func TestPowerOff(t *testing.T) {
 	s.logged(1, "Remote state UNKNOWN grey", "Reason of failover: no heartbeat", "Script start_prim", "Local state ALONE green")
 	within(t, patience, func(ctx context.Context) error { return p.Nodes[1].Await(ctx, "ALONE") })
 	s.runs(false, true)
+	s.fixed(1, "default", false)
 	if got, err := os.ReadFile(p.Nodes[1].Path("/replicated/file")); string(got) != "acknowledged" {
 		t.Fatalf("after the takeover the file has %q, %v", got, err)
 	}

@@ -90,7 +90,7 @@ func (mc *moduleConf) readMirror(a *conf.Active, c *conf.Cluster) error {
 		mc.beats = append(mc.beats, heartbeatConf{Ident: hb.Ident,
 			Local:  net.JoinHostPort(local.LocalHost(), strconv.Itoa(port)),
 			Remote: net.JoinHostPort(remote.Host(), strconv.Itoa(port)),
-			Pulse:  hb.Pulse, Timeout: hb.Timeout})
+			Pulse:  hb.Pulse, Timeout: hb.Timeout, PermanentARP: hb.PermanentARP})
 	}
 	if m.RFS != nil {
 		addr, ok := c.Addr(m.RFS.Flow, peer)

@@ -74,6 +74,7 @@ type heartbeatConf struct {
 	Ident          string
 	Local, Remote  string // host:port
 	Pulse, Timeout time.Duration
+	PermanentARP   bool
 }
 
 // boottime is CLOCK_BOOTTIME: it goes on while the machine is suspended.
@@ -143,6 +144,17 @@ func signal(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
+}
+
+// heard says on which networks this node and the peer hear each other.
+func (h *heart) heard() []bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	up := make([]bool, len(h.beats))
+	for i, b := range h.beats {
+		up[i] = b.link == LinkUp && b.hearsMe
+	}
+	return up
 }
 
 // take appends the text to what is to be said, if it is new.

@@ -123,7 +123,7 @@ func TestHeartOverUDP(t *testing.T) {
 	key := conf.NewClusterKey()
 	addr := func(i int) string { return fmt.Sprintf("127.0.0.%d:%d", i, port) }
 	open := func(me, peer string, i int) *heart {
-		h, err := openHeart("m", me, peer, uint64(i), newSeals(key), 7, []heartbeatConf{{"default", addr(i), addr(3 - i), time.Hour, 3 * time.Hour}})
+		h, err := openHeart("m", me, peer, uint64(i), newSeals(key), 7, []heartbeatConf{{"default", addr(i), addr(3 - i), time.Hour, 3 * time.Hour, false}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -55,6 +55,11 @@ type module struct {
 	heartEnd  context.CancelFunc
 	heartDown string // why there is no heart
 
+	neigh    *neighbours // of this heart
+	fixing   bool        // a look at them is under way
+	fixedAt  time.Time   // of the last look
+	fixFault string      // what it complained of
+
 	mu      sync.Mutex // guards the copies for readers
 	public  ModuleState
 	facts   State         // for Refusal
@@ -72,7 +77,7 @@ const (
 func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addressHost, error), errs func(string)) (*module, error) {
 	m := &module{name: mc.name, paths: paths, launch: l, host: host, mc: mc,
 		errors: func(text string) { errs("module " + mc.name + ": " + text) },
-		events: make(chan func(), 64), kills: map[uint64]chan struct{}{}, changed: make(chan struct{})}
+		events: make(chan func(), 64), neigh: &neighbours{}, kills: map[uint64]chan struct{}{}, changed: make(chan struct{})}
 	if err := os.MkdirAll(paths.UserVar(m.name), 0o755); err != nil {
 		return nil, err
 	}
@@ -151,6 +156,7 @@ func (m *module) run(ctx context.Context) {
 			m.judging.unjudged = true
 		case <-progress.C:
 			m.askProgress(taskCtx)
+			m.fixNeighbours(taskCtx, time.Now())
 			m.clockwork(taskCtx, time.Now())
 			if m.heart == nil {
 				m.openHeart(ctx)

@@ -2,6 +2,7 @@ package ha
 
 import (
 	"context"
+	"time"
 
 	"github.com/skfs/skfs/conf"
 )
@@ -38,6 +39,7 @@ func (m *module) closeHeart() {
 		m.heartWG.Wait()
 		m.heart.close()
 		m.heart = nil
+		m.freeNeighbours()
 	}
 }
 
@@ -45,6 +47,9 @@ func (m *module) takeHeart(ctx context.Context) {
 	links, beat, ok, wrong := m.heart.take()
 	for _, text := range wrong {
 		m.log.Write(LevelEvent, "heart", text)
+	}
+	if len(links) > 0 {
+		m.fixedAt = time.Time{} // look again soon
 	}
 	for i := range m.mc.beats {
 		if l, changed := links[i]; changed {

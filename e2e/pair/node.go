@@ -208,6 +208,9 @@ func (n *Node) log(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	if out == "" {
+		return nil, nil
+	}
 	return strings.Split(strings.TrimSuffix(out, "\n"), "\n"), nil
 }
 
