@@ -16,12 +16,13 @@ import (
 
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/ha"
+	"github.com/skfs/skfs/ha/messages"
 	"github.com/skfs/skfs/web"
 )
 
 // monitorCommands are those of §9.5.
 func (a *App) monitorCommands() []*cli.Command {
-	return []*cli.Command{a.level(), a.state(), a.log(), a.logview(), a.logsave(), a.print("printi", ha.LevelInfo), a.print("printe", ha.LevelEvent)}
+	return []*cli.Command{a.level(), a.state(), a.log(), a.logview(), a.logsave(), a.explain(), a.print("printi", ha.LevelInfo), a.print("printe", ha.LevelEvent)}
 }
 
 func (a *App) level() *cli.Command {
@@ -254,14 +255,26 @@ func logFlags(def int) []cli.Flag {
 		&cli.IntFlag{Name: "s", Value: def, Usage: "the last `NB` messages"},
 		&cli.BoolFlag{Name: "I", Usage: "also I(nformation) messages"},
 		&cli.BoolFlag{Name: "A", Usage: "all messages, also debug ones"},
-		&cli.StringFlag{Name: "l", Value: "en", Usage: "`LANGUAGE`: en (fr is accepted and shown in English)"},
+		&cli.StringFlag{Name: "l", Usage: "`LANGUAGE`: en(glish) or fr(ench)", DefaultText: "as LANG says"},
 	}
 }
 
-func logLevel(c *cli.Context) (ha.Level, error) {
-	if l := c.String("l"); l != "en" && l != "fr" {
-		return 0, usage("-l %s: expected en or fr", l)
+// logLine shows lines of the log in the language that was asked for.
+func logLine(c *cli.Context) (func(ha.Line) string, error) {
+	language := messages.FromEnv(os.Getenv)
+	if l := c.String("l"); l != "" {
+		var err error
+		if language, err = messages.ParseLanguage(l); err != nil {
+			return nil, usage("-l %s: expected en or fr", l)
+		}
 	}
+	return func(l ha.Line) string {
+		l.Text = messages.Translate(l.Text, language)
+		return l.String()
+	}, nil
+}
+
+func logLevel(c *cli.Context) (ha.Level, error) {
 	switch {
 	case c.Bool("A"):
 		return ha.LevelDebug, nil
@@ -284,6 +297,10 @@ func (a *App) showLog(c *cli.Context, follow bool) error {
 	if err != nil {
 		return err
 	}
+	show, err := logLine(c)
+	if err != nil {
+		return err
+	}
 	if c.Int("s") < 0 {
 		return usage("-s %d: expected the number of messages", c.Int("s"))
 	}
@@ -291,7 +308,7 @@ func (a *App) showLog(c *cli.Context, follow bool) error {
 		if c.Bool("json") {
 			return a.printJSON(l)
 		}
-		_, err := fmt.Fprintln(a.out, l)
+		_, err := fmt.Fprintln(a.out, show(l))
 		return err
 	})
 }
@@ -325,6 +342,10 @@ func (a *App) logsave() *cli.Command {
 			if err != nil {
 				return err
 			}
+			show, err := logLine(c)
+			if err != nil {
+				return err
+			}
 			dest := c.Args().First()
 			if c.NArg() != 1 || !filepath.IsAbs(dest) {
 				return usage("logsave: expected the absolute path of the file to write")
@@ -334,7 +355,7 @@ func (a *App) logsave() *cli.Command {
 				return err
 			}
 			err = a.client.Log(c.Context, am, c.Int("s"), level, false, func(l ha.Line) error {
-				_, err := fmt.Fprintln(f, l)
+				_, err := fmt.Fprintln(f, show(l))
 				return err
 			})
 			return errors.Join(err, f.Close())

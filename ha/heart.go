@@ -146,6 +146,18 @@ func signal(c chan struct{}) {
 	}
 }
 
+// silences are how long nothing was heard on each network.
+func (h *heart) silences() []Silence {
+	now := boottime()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]Silence, len(h.beats))
+	for i, b := range h.beats {
+		all[i] = Silence{b.conf.Ident, b.link == LinkUp, max(now-b.last, 0), b.conf.Timeout}
+	}
+	return all
+}
+
 // heard says on which networks this node and the peer hear each other.
 func (h *heart) heard() []bool {
 	h.mu.Lock()

@@ -76,7 +76,11 @@ func (m *module) judge(ctx context.Context) {
 // rule gives the automaton an action.
 func (m *module) rule(ctx context.Context, r ruling) {
 	old := m.state
+	for _, c := range r.Cause {
+		m.seen.readings = append(m.seen.readings, RuleReading(c))
+	}
 	m.step(ctx, r.Event)
+	m.seen.readings = nil
 	if !m.state.took(&old) {
 		return
 	}

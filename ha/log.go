@@ -25,11 +25,13 @@ const logSchema = `CREATE TABLE IF NOT EXISTS log (
 	level INTEGER NOT NULL, -- 0 E, 1 I, 2 D
 	source TEXT NOT NULL,
 	text TEXT NOT NULL
-)`
+);` + transitionSchema
 
-// The log keeps its last logKeep lines and looks every logPurge lines.
+// The log keeps its last logKeep lines, none older than logAge, and looks every
+// logPurge lines (§7.17 of the guide has a job for it).
 const (
 	logKeep  = 200_000
+	logAge   = 180 * 24 * time.Hour
 	logPurge = 2_000
 )
 
@@ -38,7 +40,7 @@ func openLog(path string, errs func(string)) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Log{store: s}, nil
+	return &Log{store: s, puts: logPurge}, nil
 }
 
 func (l *Log) close() error {
@@ -73,7 +75,7 @@ func (l *Log) Write(level Level, source, text string) {
 	}
 	if l.puts++; l.puts >= logPurge && l.store.room() {
 		l.puts = 0
-		l.store.put("DELETE FROM log WHERE id <= (SELECT max(id) FROM log) - ?", logKeep)
+		l.store.put("DELETE FROM log WHERE id <= (SELECT max(id) FROM log) - ? OR date < ?", logKeep, time.Now().Add(-logAge).UnixMicro())
 	}
 }
 

@@ -50,6 +50,8 @@ type module struct {
 	dueAt    time.Time // of the next scheduled synchronisation, for schedule
 	sched    conf.Schedule
 
+	seen observer // for the record of transitions
+
 	heart     *heart
 	heartWG   sync.WaitGroup
 	heartEnd  context.CancelFunc
@@ -193,7 +195,8 @@ func (m *module) post(ctx context.Context, f func()) error {
 // durable: when it cannot be written, the module stands still until it can, and
 // its heartbeats go on saying what was true.
 func (m *module) step(ctx context.Context, e Event) {
-	next, actions := Step(m.state, e, time.Now())
+	now, before := time.Now(), m.state
+	next, actions := Step(m.state, e, now)
 	looped := next.Loops > m.state.Loops
 	begins := m.state.Role == RoleStop && next.Role != RoleStop
 	m.state = next
@@ -210,6 +213,7 @@ func (m *module) step(ctx context.Context, e Event) {
 		m.begins(ctx)
 	}
 	m.publish()
+	m.seen.saw(m.log, before, m.state, e, actions, now)
 	for _, a := range actions {
 		switch a := a.(type) {
 		case Say:

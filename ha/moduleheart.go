@@ -51,6 +51,7 @@ func (m *module) takeHeart(ctx context.Context) {
 	if len(links) > 0 {
 		m.fixedAt = time.Time{} // look again soon
 	}
+	m.seen.silences = m.heart.silences()
 	for i := range m.mc.beats {
 		if l, changed := links[i]; changed {
 			m.step(ctx, Linked{i, l})

@@ -25,6 +25,7 @@ type Log interface {
 	Write(level ha.Level, source, text string)
 	Tail(ctx context.Context, n int, max ha.Level) ([]ha.Line, error)
 	Follow(ctx context.Context, after int64, max ha.Level, each func(ha.Line) error) error
+	Transitions(ctx context.Context, n int) ([]ha.Transition, error)
 }
 
 var _ Log = (*ha.Log)(nil)

@@ -86,6 +86,13 @@ func (c *Client) WriteLog(ctx context.Context, am string, m Message) error {
 	return c.call(ctx, "POST", modulePath(am, "log"), m, nil)
 }
 
+// Transitions returns the last n changes of state of a module, oldest first.
+func (c *Client) Transitions(ctx context.Context, am string, n int) ([]ha.Transition, error) {
+	var all []ha.Transition
+	err := c.call(ctx, "GET", modulePath(am, "transitions")+"?n="+strconv.Itoa(n), nil, &all)
+	return all, err
+}
+
 // Configure makes SAFE/modules/AM the active configuration of a module.
 func (c *Client) Configure(ctx context.Context, am string) (Configured, error) {
 	var r Configured

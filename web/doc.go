@@ -14,6 +14,7 @@
 //	POST /v1/modules/{am}/command        Command: returns when it is accepted
 //	GET  /v1/modules/{am}/log            stream of ha.Line; query: n, level, follow
 //	POST /v1/modules/{am}/log            Message: a line for the log
+//	GET  /v1/modules/{am}/transitions    []ha.Transition; query: n
 //	POST /v1/modules/{am}/config         makes SAFE/modules/AM the active configuration: Configured
 //	POST /v1/modules/{am}/deconfig       takes the active configuration away
 //	POST /v1/modules/{am}/uninstall      removes the module

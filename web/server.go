@@ -54,6 +54,7 @@ func NewServer(o Options) *Server {
 	s.handle("POST /v1/modules/{am}/command", s.command)
 	s.handle("GET /v1/modules/{am}/log", s.readLog)
 	s.handle("POST /v1/modules/{am}/log", s.writeLog)
+	s.handle("GET /v1/modules/{am}/transitions", s.transitions)
 	s.handle("POST /v1/modules/{am}/config", s.configure)
 	s.handle("POST /v1/modules/{am}/deconfig", s.deconfigure)
 	s.handle("POST /v1/modules/{am}/uninstall", s.uninstall)
@@ -305,6 +306,27 @@ func (s *Server) writeLog(_ http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	l.Write(m.Level, m.Source, m.Text)
+	return nil
+}
+
+func (s *Server) transitions(w http.ResponseWriter, r *http.Request) error {
+	am := r.PathValue("am")
+	if err := s.known(am); err != nil {
+		return err
+	}
+	l, err := s.o.Log(am)
+	if err != nil {
+		return err
+	}
+	n, err := strconv.Atoi(r.URL.Query().Get("n"))
+	if err != nil || n < 1 {
+		return badRequest{fmt.Errorf("n=%q: expected the number of transitions", r.URL.Query().Get("n"))}
+	}
+	all, err := l.Transitions(r.Context(), n)
+	if err != nil {
+		return err
+	}
+	answer(w, http.StatusOK, all)
 	return nil
 }
 

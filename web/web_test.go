@@ -122,6 +122,10 @@ func (l *fakeLog) after(id int64, max ha.Level) ([]ha.Line, <-chan struct{}) {
 	return out, l.more
 }
 
+func (l *fakeLog) Transitions(_ context.Context, n int) ([]ha.Transition, error) {
+	return []ha.Transition{{ID: int64(n), Cause: ha.Cause{Event: "test"}}}, nil
+}
+
 func (l *fakeLog) Tail(_ context.Context, n int, max ha.Level) ([]ha.Line, error) {
 	out, _ := l.after(0, max)
 	return out[len(out)-min(n, len(out)):], nil
@@ -332,6 +336,9 @@ func TestLog(t *testing.T) {
 		if got := read(c.n, c.level); got != c.want {
 			t.Errorf("last %d of %v: %q, want %q", c.n, c.level, got, c.want)
 		}
+	}
+	if ts, err := f.Transitions(ctx, "app", 7); err != nil || len(ts) != 1 || ts[0].ID != 7 || ts[0].Cause.Event != "test" {
+		t.Errorf("transitions %+v, %v", ts, err)
 	}
 	// Following goes on after the last line, none twice, none lost.
 	var seen []string
