@@ -127,6 +127,8 @@ func (n *network) add(i int) *host {
 		}
 		return netlink.LinkSetUp(veth)
 	})
+	// Otherwise nothing is asked of the neighbours for two seconds.
+	h.setSysctl("net/ipv6/conf/eth0/accept_dad", "0")
 	h.do(func() error {
 		for _, name := range []string{"lo", "eth0"} {
 			l, err := netlink.LinkByName(name)

@@ -15,6 +15,9 @@ type Query struct {
 	IPID    uint16 // IPv4 identification, for on_ipid
 	// Fragment: a part of a packet, of which only the addresses are known.
 	Fragment bool
+	// Error: an ICMP error about a packet that went to the client. It goes where
+	// what the client sends goes, as far as ports and addresses tell.
+	Error bool
 	// Echo: an ICMP echo request.
 	Echo bool
 }
@@ -62,7 +65,7 @@ func (r Rule) bucket(q Query) (uint8, Criterion) {
 	case q.Fragment || q.Proto == ARP:
 	case r.Filter == OnPort:
 		return portBucket(q.Client), OnPort
-	case r.Filter == OnIPID && q.Proto == UDP && is4:
+	case r.Filter == OnIPID && q.Proto == UDP && is4 && !q.Error:
 		return ipidBucket(q.IPID), OnIPID
 	}
 	return addressBucket(q.Client.Addr()), OnAddr

@@ -209,6 +209,7 @@ static __always_inline void icmp6(struct __sk_buff *skb, __u32 at, struct packet
 	}
 	if (icmp.type == 136) {
 		p->kind = REPLY;
+		p->proto = PROTO_ARP;
 		return;
 	}
 	if (icmp.type < 1 || icmp.type > 4)
