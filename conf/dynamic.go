@@ -17,6 +17,7 @@ func StaticChanges(old, fresh *Module) []string {
 	differ("defaultprim", old.DefaultPrim, fresh.DefaultPrim)
 	differ("boot_delay", old.BootDelay, fresh.BootDelay)
 	differ("failover rules", old.Rules.String(), fresh.Rules.String())
+	differ("farm", old.Farm, fresh.Farm)
 	differ("vip", old.VIP, fresh.VIP)
 	differ("rfs", staticRFS(old.RFS), staticRFS(fresh.RFS))
 	return changed

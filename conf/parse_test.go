@@ -70,9 +70,11 @@ func showModule(m *Module) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "mode=%s boot=%s delay=%v failover=%t defaultprim=%s maxloop=%d interval=%v\n",
 		m.Mode, m.Boot, m.BootDelay, m.Failover, m.DefaultPrim, m.MaxLoop, m.LoopInterval)
-	fmt.Fprintf(&b, "heart %d %v %v\n", m.Heart.Port, m.Heart.Pulse, m.Heart.Timeout)
-	for _, hb := range m.Heart.Heartbeats {
-		fmt.Fprintf(&b, "heartbeat %+v\n", hb)
+	if h := m.Heart; h != nil {
+		fmt.Fprintf(&b, "heart %d %v %v\n", h.Port, h.Pulse, h.Timeout)
+		for _, hb := range h.Heartbeats {
+			fmt.Fprintf(&b, "heartbeat %+v\n", hb)
+		}
 	}
 	if r := m.RFS; r != nil {
 		show := *r
@@ -90,6 +92,9 @@ func showModule(m *Module) string {
 			b.WriteByte('\n')
 		}
 	}
+	if m.Farm != nil {
+		fmt.Fprintf(&b, "farm %+v\n", *m.Farm)
+	}
 	if m.User != nil {
 		fmt.Fprintf(&b, "user %+v\n", *m.User)
 	}
@@ -97,6 +102,12 @@ func showModule(m *Module) string {
 		fmt.Fprintf(&b, "vip tcpreset=%t\n", v.TCPReset)
 		for _, a := range v.Addresses {
 			fmt.Fprintf(&b, "virtual_addr %+v\n", a)
+		}
+		for _, i := range v.Shared {
+			fmt.Fprintf(&b, "shared %+v\n", i)
+		}
+		for _, g := range v.Groups {
+			fmt.Fprintf(&b, "group %+v\n", g)
 		}
 	}
 	if f := m.Rules; f.String() != (&scanner{}).failover(nil, m).String() {

@@ -42,7 +42,11 @@ func WritePorts(w io.Writer, c *Cluster, m *Module, id int) error {
 		out += fmt.Sprintf("rfs\n\tsafenfs_port    TCP %d\n", p.RFS)
 	}
 	if m == nil || m.Mode == Farm {
-		out += fmt.Sprintf("farm\n\tport    UDP %d\n", p.Farm)
+		port := p.Farm
+		if m != nil && m.Farm != nil && m.Farm.Port != 0 {
+			port = m.Farm.Port
+		}
+		out += fmt.Sprintf("farm\n\tport    UDP %d\n", port)
 	}
 	_, err := io.WriteString(w, out)
 	return err

@@ -23,7 +23,7 @@ func serviceTags() *tag {
 	return &tag{
 		name: "service",
 		attrs: []attr{
-			{name: "mode", kind: oneOf, must: true, values: []string{"mirror", "farm", "light"}, later: []string{"farm"}},
+			{name: "mode", kind: oneOf, must: true, values: []string{"mirror", "farm", "light"}},
 			{name: "boot", kind: oneOf, def: "ignore", values: []string{"on", "off", "auto", "ignore"}},
 			{name: "boot_delay", kind: number, def: "0", hi: maxSeconds},
 			{name: "failover", kind: onOff, def: "on", modes: inMirror},
@@ -36,7 +36,7 @@ func serviceTags() *tag {
 			{heartTags(), 0, 1},
 			{rfsTags(), 0, 1},
 			{userTags(), 0, 1},
-			later("farm", inFarm),
+			{farmTags(), 0, 1},
 			{vipTags(), 0, 1},
 			later("vhost", 0),
 			later("errd", 0),

@@ -52,6 +52,7 @@ type Module struct {
 	LoopInterval time.Duration // in which they are counted; 0: never
 	Reboot       bool          // automatic_reboot: an automatic stopstart reboots the host instead
 	Heart        *Heart        // nil unless Mode is Mirror
+	Farm         *FarmTopology // nil unless Mode is Farm
 	RFS          *RFS          // nil: nothing is replicated
 	User         *User         // nil: no scripts are called
 	VIP          *VIP          // nil: no virtual address
@@ -258,6 +259,11 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 	} else if m.Mode == Mirror && !n.partial {
 		s.addf(n.pos, "a mirror module needs <heart> with at least one <heartbeat>")
 	}
+	if f := n.one("farm"); f != nil {
+		m.Farm = s.farm(f, c)
+	} else if m.Mode == Farm && !n.partial {
+		s.addf(n.pos, "a farm module needs <farm> with at least one <lan>")
+	}
 	if r := n.one("rfs"); r != nil {
 		m.RFS = s.rfs(r, m, c)
 	}
@@ -328,18 +334,10 @@ func (s *scanner) delays(n *node, pulse, timeout time.Duration) {
 func (s *scanner) lanOf(n *node, c *Cluster) string {
 	servers := n.all("server")
 	if n.has("name") {
-		lan := n.str("name")
 		if len(servers) > 0 {
 			s.addf(servers[0].pos, "<%s> has both name and <server>: expected one of them", n.tag.name)
 		}
-		switch l := c.Lan(lan); {
-		case lan == "": // wrong, and reported as such
-		case l == nil:
-			s.addf(n.at("name"), "lan %s is not in cluster.xml%s", lan, suggest(lan, c.LanNames(true)))
-		case !l.Framework:
-			s.addf(n.at("name"), "lan %s has framework=\"off\" in cluster.xml: a module cannot use it%s", lan, suggest(lan, c.LanNames(true)))
-		}
-		return lan
+		return s.lanByName(n, c)
 	}
 	if len(servers) == 0 {
 		s.addf(n.pos, "<%s> lacks attribute name: the name of a lan of cluster.xml", n.tag.name)
@@ -359,6 +357,19 @@ func (s *scanner) lanOf(n *node, c *Cluster) string {
 	s.addf(n.pos, "no lan of cluster.xml has both <server> addresses: use <%s name=\"…\"> with the name of a lan (%s)",
 		n.tag.name, strings.Join(c.LanNames(true), ", "))
 	return ""
+}
+
+// lanByName is the network that the attribute name says.
+func (s *scanner) lanByName(n *node, c *Cluster) string {
+	lan := n.str("name")
+	switch l := c.Lan(lan); {
+	case lan == "": // wrong, and reported as such
+	case l == nil:
+		s.addf(n.at("name"), "lan %s is not in cluster.xml%s", lan, suggest(lan, c.LanNames(true)))
+	case !l.Framework:
+		s.addf(n.at("name"), "lan %s has framework=\"off\" in cluster.xml: a module cannot use it%s", lan, suggest(lan, c.LanNames(true)))
+	}
+	return lan
 }
 
 func (s *scanner) rfs(n *node, m *Module, c *Cluster) *RFS {

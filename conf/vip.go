@@ -8,11 +8,14 @@ import (
 	"time"
 )
 
-// VIP is what a mirror module's clients connect to: addresses that are on the
-// primary's interfaces, and nowhere else (guide §13.5).
+// VIP is what a module's clients connect to (guide §13.5): addresses that are on the
+// interfaces of a mirror module's primary, and nowhere else, or on those of all
+// members of a farm, who share what comes to them.
 type VIP struct {
 	TCPReset  bool // connections are ended before an address goes
 	Addresses []VirtualAddr
+	Shared    []SharedInterface // of a farm: where the addresses are
+	Groups    []LoadGroup       // of a farm: who takes what
 }
 
 // VirtualAddr is one of them.
@@ -39,38 +42,53 @@ func (s *scanner) vip(n *node, m *Module) *VIP {
 		return v // reported
 	}
 	for _, i := range list.all("interface") {
-		real := i.one("real_interface")
-		if real == nil {
-			if !i.partial {
-				s.addf(i.pos, "<interface> of a mirror module lacks <real_interface> with its virtual addresses")
-			}
-			continue
-		}
-		if i.on("check") {
-			m.Warnings.addf(i.at("check"), "the interface is not checked by this version: the module goes on when it is down")
-		}
 		name := i.str("name")
 		if i.has("name") && (name == "" || len(name) > 15 || strings.ContainsAny(name, "/: \t")) {
 			s.addf(i.at("name"), "name=%q: expected the name of a network interface, as ip link shows it", name)
 		}
-		for _, a := range real.all("virtual_addr") {
-			addr := VirtualAddr{Addr: a.str("addr"), Interface: name, Check: a.on("check"), Connections: a.on("connections")}
-			if i.on("arpreroute") {
-				addr.ArpInterval, addr.ArpElapse = i.dur("arpinterval", time.Second), i.dur("arpelapse", time.Second)
-			}
-			s.virtualAddr(a, &addr)
-			for _, o := range v.Addresses {
-				if o.Addr == addr.Addr {
-					s.addf(a.at("addr"), "virtual address %s is defined twice", addr.Addr)
+		if i.on("check") {
+			m.Warnings.addf(i.at("check"), "the interface is not checked by this version: the module goes on when it is down")
+		}
+		real, virtual := i.one("real_interface"), i.one("virtual_interface")
+		switch {
+		case virtual != nil:
+			s.shared(virtual, i, name, v, m)
+		case real != nil:
+			for _, a := range real.all("virtual_addr") {
+				if a.has("where") && a.str("where") != "one_side_alias" {
+					s.addf(a.at("where"), "where=%q: in a mirror module an address is on the primary: expected where=\"one_side_alias\"", a.str("where"))
 				}
+				s.address(a, i, name, v)
 			}
-			if len(v.Addresses) == maxVirtualAddrs {
-				s.addf(a.pos, "the module has more than %d virtual addresses", maxVirtualAddrs)
-			}
-			v.Addresses = append(v.Addresses, addr)
+		case i.partial:
+		case m.Mode == Farm:
+			s.addf(i.pos, "<interface> of a farm module lacks <virtual_interface> with its virtual addresses")
+		default:
+			s.addf(i.pos, "<interface> of a mirror module lacks <real_interface> with its virtual addresses")
 		}
 	}
+	if l := n.one("loadbalancing_list"); l != nil {
+		s.loadbalancing(l, v, m)
+	}
 	return v
+}
+
+// address reads a <virtual_addr> of the <interface> i.
+func (s *scanner) address(a, i *node, name string, v *VIP) {
+	addr := VirtualAddr{Addr: a.str("addr"), Interface: name, Check: a.on("check"), Connections: a.on("connections")}
+	if i.on("arpreroute") {
+		addr.ArpInterval, addr.ArpElapse = i.dur("arpinterval", time.Second), i.dur("arpelapse", time.Second)
+	}
+	s.virtualAddr(a, &addr)
+	for _, o := range v.Addresses {
+		if o.Addr == addr.Addr {
+			s.addf(a.at("addr"), "virtual address %s is defined twice", addr.Addr)
+		}
+	}
+	if len(v.Addresses) == maxVirtualAddrs {
+		s.addf(a.pos, "the module has more than %d virtual addresses", maxVirtualAddrs)
+	}
+	v.Addresses = append(v.Addresses, addr)
 }
 
 // virtualAddr checks the address and the netmask of <virtual_addr>.
