@@ -33,18 +33,19 @@ type heart struct {
 	kick               waker         // a new beat is to be sent now
 	wake               chan struct{} // there is something to take
 
-	mu     sync.Mutex // guards what follows and the mutable fields of heartbeat
-	say    Beat
-	seals  seals
-	config uint64   // signature of this node's configuration
-	peerI  uint64   // incarnation of the peer
-	peerS  uint64   // newest sequence of that incarnation
-	old    []uint64 // incarnations of the peer that are over
-	since  uint64   // what the peer says counts if it has heard a message that was sent later; see doubt
-	got    Beat     // the newest beat of the peer
-	fresh  bool     // got was not taken yet
-	odd    remark   // about the peer's configuration
-	key    remark   // about the peer's key
+	mu      sync.Mutex // guards what follows and the mutable fields of heartbeat
+	say     Beat
+	seals   seals
+	config  uint64   // signature of this node's configuration
+	peerI   uint64   // incarnation of the peer
+	peerS   uint64   // newest sequence of that incarnation
+	old     []uint64 // incarnations of the peer that are over
+	since   uint64   // what the peer says counts if it has heard a message that was sent later; see doubt
+	got     Beat     // the newest beat of the peer
+	fresh   bool     // got was not taken yet
+	odd     remark   // about the peer's configuration
+	key     remark   // about the peer's key
+	sharing sharing
 }
 
 // waker makes the thread of a heart send at once.
@@ -55,18 +56,20 @@ type remark struct{ text, said string }
 
 // heartbeat is one network.
 type heartbeat struct {
-	conf    heartbeatConf
-	socket  int
-	to      unix.Sockaddr
-	last    time.Duration // boottime of the last message, or of the beginning of the window
-	from    uint64        // incarnation of the newest message here
-	newest  uint64        // …and its sequence
-	heard   uint64        // incarnation heard here, 0: none
-	echo    uint64        // …and the newest sequence of it
-	hearsMe bool          // the peer hears this node here
-	link    Link
-	told    Link   // what was taken of link
-	wrong   remark // what is wrong with what arrives or is sent
+	conf      heartbeatConf
+	socket    int
+	to        unix.Sockaddr
+	last      time.Duration // boottime of the last message, or of the beginning of the window
+	from      uint64        // incarnation of the newest message here
+	newest    uint64        // …and its sequence
+	heard     uint64        // incarnation heard here, 0: none
+	echo      uint64        // …and the newest sequence of it
+	hearsMe   bool          // the peer hears this node here
+	link      Link
+	told      Link          // what was taken of link
+	shared    time.Duration // when this node's resources were sent last, and which set
+	sharedSet uint64
+	wrong     remark // what is wrong with what arrives or is sent
 }
 
 // heartbeatConf is what is configured of a heartbeat.

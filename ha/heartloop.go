@@ -144,7 +144,7 @@ func (h *heart) exchange(ctx context.Context) {
 		fds = append(fds, unix.PollFd{Fd: int32(b.socket), Events: unix.POLLIN})
 	}
 	due := make([]time.Duration, len(h.beats))
-	buf := make([]byte, beatMax+sealSize+1)
+	buf := make([]byte, datagramMax+1)
 	expected := boottime()
 	for ctx.Err() == nil {
 		now := boottime()
@@ -162,6 +162,7 @@ func (h *heart) exchange(ctx context.Context) {
 				h.sendOn(b, now)
 				due[i] = now + b.conf.Pulse
 			}
+			h.sendResources(b, now)
 			next = min(next, due[i])
 		}
 		next = min(next, h.deadline(next))
@@ -196,6 +197,12 @@ func (h *heart) datagram(b *heartbeat, data []byte, from string) {
 	h.mu.Unlock()
 	body, with, err := s.open(data)
 	var m message
+	if err == nil && isPart(body) {
+		if err := h.hearResources(body); err != nil {
+			h.complain(b, fmt.Sprintf("heartbeat %s from %s: %v", b.conf.Ident, from, err))
+		}
+		return
+	}
 	if err == nil {
 		m, err = decodeMessage(body)
 	}

@@ -167,7 +167,7 @@ func TestResources(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	var n int
-	if err := r.store.db.QueryRow("SELECT count(*) FROM history").Scan(&n); err != nil || n != 3 {
-		t.Errorf("%d changes remembered, 3 expected: %v", n, err)
+	if err := r.store.db.QueryRow("SELECT count(*) FROM history").Scan(&n); err != nil || n != 4 {
+		t.Errorf("%d changes remembered, 4 expected: %v", n, err)
 	}
 }

@@ -47,6 +47,7 @@ type module struct {
 	ticked   time.Time
 	bootRead time.Time
 	judging  judging
+	unshared int       // resources that had no room in what the peer is told
 	dueAt    time.Time // of the next scheduled synchronisation, for schedule
 	sched    conf.Schedule
 

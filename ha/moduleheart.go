@@ -30,6 +30,7 @@ func (m *module) openHeart(ctx context.Context) {
 	h.tell(m.state.beat())
 	hctx, cancel := context.WithCancel(ctx)
 	m.heart, m.heartEnd = h, cancel
+	m.tellResources()
 	m.heartWG.Go(func() { h.run(hctx) })
 }
 
@@ -60,4 +61,5 @@ func (m *module) takeHeart(ctx context.Context) {
 	if ok {
 		m.step(ctx, Heard{beat})
 	}
+	m.hearOfPeer()
 }

@@ -23,6 +23,9 @@ func (m *module) publish() {
 	m.res.set(now, values)
 	changedRes := m.res.fresh
 	m.res.fresh = false
+	if changedRes {
+		m.tellResources()
+	}
 	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
 		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog, Loop: s.loopCount()}
@@ -34,12 +37,11 @@ func (m *module) publish() {
 	m.facts = s.clone()
 	old := m.public
 	if changedRes || old.Resources == nil {
-		p.Resources = m.res.list()
+		p.Resources, p.RemoteResources = m.res.list(), m.res.remote
 	} else {
-		p.Resources = old.Resources
+		p.Resources, p.RemoteResources = old.Resources, old.RemoteResources
 	}
 	m.public = p
-	old.Resources, p.Resources = nil, nil
 	if changedRes || !sameState(old, p) {
 		m.judging.unjudged = true
 		close(m.changed)
@@ -48,7 +50,7 @@ func (m *module) publish() {
 }
 
 func sameState(a, b ModuleState) bool {
-	a.Resources, b.Resources = nil, nil
+	a.Resources, b.Resources, a.RemoteResources, b.RemoteResources = nil, nil, nil, nil
 	return fmt.Sprintf("%+v", a) == fmt.Sprintf("%+v", b)
 }
 

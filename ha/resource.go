@@ -88,11 +88,7 @@ func (r *resources) put(v Resource, h history) bool {
 		return false
 	}
 	if h != historyNever {
-		r.store.put("INSERT INTO history (name, value, date, setter) VALUES (?, ?, ?, ?)", v.Name, v.Value, v.Since.UnixMicro(), v.By)
-		if r.since++; r.since >= historyPurge {
-			r.since = 0
-			r.store.put("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ? OR date < ?", historyKeep, v.Since.Add(-historyAge).UnixMicro())
-		}
+		r.note(v)
 	}
 	r.fresh = true
 	r.values[v.Name] = v
@@ -102,9 +98,54 @@ func (r *resources) put(v Resource, h history) bool {
 	return !same
 }
 
-// forget takes a resource away; its history stays.
+// note adds an entry to the history.
+func (r *resources) note(v Resource) {
+	r.store.put("INSERT INTO history (name, value, date, setter) VALUES (?, ?, ?, ?)", v.Name, v.Value, v.Since.UnixMicro(), v.By)
+	if r.since++; r.since >= historyPurge {
+		r.since = 0
+		r.store.put("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ? OR date < ?", historyKeep, v.Since.Add(-historyAge).UnixMicro())
+	}
+}
+
+// RemoteGone is the resource that the history notes when the other node falls silent,
+// with the value unknown; those that it had are called remote.NAME there.
+const RemoteGone = "remote"
+
+// setRemote takes what the other node says of its resources; nil: it is silent.
+func (r *resources) setRemote(now time.Time, all []Resource) {
+	old := map[string]string{}
+	for _, v := range r.remote {
+		old[v.Name] = v.Value
+	}
+	if all == nil && r.remote != nil {
+		r.note(Resource{Name: RemoteGone, Value: "unknown", Since: now})
+	}
+	for _, v := range all {
+		value, ok := old[v.Name]
+		delete(old, v.Name)
+		if !(ok && value == v.Value) && !gauge(v.Name) {
+			r.note(Resource{Name: RemoteGone + "." + v.Name, Value: v.Value, Since: now})
+		}
+	}
+	for name := range old {
+		if all != nil && !gauge(name) {
+			r.note(Resource{Name: RemoteGone + "." + name, Since: now})
+		}
+	}
+	slices.SortFunc(all, func(a, b Resource) int { return strings.Compare(a.Name, b.Name) })
+	r.fresh = r.fresh || !slices.Equal(r.remote, all) || (all == nil) != (r.remote == nil)
+	r.remote = all
+}
+
+// gauge says that a resource is a figure that changes all the time.
+func gauge(name string) bool {
+	return strings.HasSuffix(name, "_bandwidth") || strings.HasPrefix(name, "connections.")
+}
+
+// forget takes a resource away; its history stays, and notes the end with no value.
 func (r *resources) forget(name string) {
 	r.fresh = true
+	r.note(Resource{Name: name, Since: time.Now()})
 	delete(r.values, name)
 	delete(r.own, name)
 	r.store.put("DELETE FROM resource WHERE name = ?", name)

@@ -87,6 +87,8 @@ type ModuleState struct {
 	Busy      string // what is going on ("start_prim", "promote", …), "" when nothing is
 	Why       string // why it waits (WAIT red) or stopped
 	Resources []Resource
+	// RemoteResources are the peer's, as it said last; nil while it is silent.
+	RemoteResources []Resource
 	Progress  ReplicaProgress // of the reintegration
 	Loop      LoopCount
 }
