@@ -89,8 +89,8 @@ type ModuleState struct {
 	Resources []Resource
 	// RemoteResources are the peer's, as it said last; nil while it is silent.
 	RemoteResources []Resource
-	Progress  ReplicaProgress // of the reintegration
-	Loop      LoopCount
+	Progress        ReplicaProgress // of the reintegration
+	Loop            LoopCount
 }
 
 // Resource is a named fact of a module: "heartbeat.default" "up".
