@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 	roles := ledger.Roles()
 	roles[putRole] = putEntries
 	roles[reachRole] = reachHere
+	roles[burnRole] = burnHere
 	lab.Main(roles)
 	code, err := withBinary(m.Run)
 	if err != nil {

@@ -128,19 +128,37 @@ func (s *scenario) fixed(i int, network string, want bool) {
 	})
 }
 
-// The guide's tests of a mirror module, one after the other on one pair
-// (§4.2.1 to §4.2.5).
-func TestCommands(t *testing.T) {
+// The guide's tests of a mirror module as it writes them, one after the other on one
+// pair (§4.2.1 to §4.2.10; the virtual address of §4.2.6 is TestVirtualAddress). Each
+// begins with PRIM and SECOND, and ends so.
+func TestMirrorModule(t *testing.T) {
 	p := newPair(t, application)
+	within(t, patience, func(ctx context.Context) error { // for §4.2.8 and §4.2.9
+		for _, n := range p.Nodes {
+			if _, err := n.Skfs(ctx, "boot", "-m", pair.Module, "on"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 
 	t.Run("4.2.1 start on both hosts", func(t *testing.T) {
 		s := begin(t, p)
-		// New data: nobody can know which side is right, so the first is told.
-		s.do(0, "prim")
+		s.do(0, "start")
 		s.do(1, "start")
+		// New data: nobody can know which side is right, so the first is told (§5.3).
+		s.await("WAIT", "WAIT")
+		for i := range p.Nodes {
+			s.logged(i, "Action start called by SYSTEM/root",
+				"Data may be not uptodate for replicated directories (wait for the start of the remote server)",
+				"Action wait from failover rule notuptodate_server",
+				"If you are sure that this server has valid data, run safekit prim to force start as primary",
+				"Local state WAIT red")
+		}
+		s.do(0, "prim")
 		s.await("PRIM", "SECOND")
-		s.logged(0, "Action prim called by", "Script start_prim", "Remote state SECOND green", "Local state PRIM green")
-		s.logged(1, "Action start called by", "Local state SECOND green", "Remote state PRIM green")
+		s.logged(0, "Action prim called by SYSTEM/root", "Script start_prim", "Remote state SECOND green", "Local state PRIM green")
+		s.logged(1, "Local state SECOND green", "Remote state PRIM green")
 		s.notLogged(1, "Script start_prim")
 		s.shows(0, "PRIM green", "SECOND green")
 		s.shows(1, "SECOND green", "PRIM green")
@@ -154,7 +172,7 @@ func TestCommands(t *testing.T) {
 		s := begin(t, p)
 		s.do(0, "stop")
 		s.await("STOP", "ALONE")
-		s.logged(0, "Action stop called by", "Script stop_prim", "End of stop", "Local state STOP red")
+		s.logged(0, "Action stop called by SYSTEM/root", "Script stop_prim", "End of stop", "Local state STOP red")
 		s.logged(1, "Reason of failover: remote stop", "Script start_prim", "Local state ALONE green")
 		s.runs(false, true)
 	})
@@ -162,7 +180,7 @@ func TestCommands(t *testing.T) {
 		s := begin(t, p)
 		s.do(0, "start")
 		s.await("SECOND", "PRIM")
-		s.logged(0, "Action start called by", "Local state SECOND green")
+		s.logged(0, "Action start called by SYSTEM/root", "Local state SECOND green")
 		s.notLogged(0, "Script start_prim")
 		s.notLogged(1, "Script") // the application goes on
 		s.runs(false, true)
@@ -170,7 +188,7 @@ func TestCommands(t *testing.T) {
 	t.Run("4.2.4 restart on the primary", func(t *testing.T) {
 		s := begin(t, p)
 		s.do(1, "restart")
-		s.logged(1, "Action restart called by", "Local state PRIM magenta", "Script stop_prim", "Script start_prim", "Local state PRIM green")
+		s.logged(1, "Action restart called by SYSTEM/root", "Local state PRIM magenta", "Script stop_prim", "Script start_prim", "Local state PRIM green")
 		s.await("SECOND", "PRIM")
 		s.notLogged(0, "Local state")
 		s.runs(false, true)
@@ -178,7 +196,7 @@ func TestCommands(t *testing.T) {
 	t.Run("4.2.5 swap", func(t *testing.T) {
 		s := begin(t, p)
 		s.do(1, "swap")
-		s.logged(1, "Action swap called by", "Transition SWAP from SYSTEM", "Begin of Swap", "Script stop_prim")
+		s.logged(1, "Action swap called by SYSTEM/root", "Transition SWAP from SYSTEM", "Begin of Swap", "Script stop_prim")
 		s.logged(0, "Begin of Swap", "Script start_prim")
 		s.await("PRIM", "SECOND")
 		s.notLogged(0, "Action swap")
@@ -204,11 +222,27 @@ func TestCommands(t *testing.T) {
 			t.Errorf("scripts ran in the order %q, expected %q", lines, want)
 		}
 	})
+	if t.Failed() {
+		return
+	}
+	t.Run("4.2.7 file replication", func(t *testing.T) { fileReplication(t, p) })
+	if t.Failed() {
+		return
+	}
+	t.Run("4.2.8 shutdown of the primary", func(t *testing.T) { shutdown(t, p) })
+	if t.Failed() {
+		return
+	}
+	t.Run("4.2.9 power-off of the primary", func(t *testing.T) { powerOff(t, p) })
+	if t.Failed() {
+		return
+	}
+	t.Run("4.2.10 split brain", func(t *testing.T) { splitBrain(t, p) })
 }
 
-// §4.2.7: what replication does with files, and what reintegration does.
-func TestFileReplication(t *testing.T) {
-	p := started(t, application)
+// fileReplication is §4.2.7: what replication does with files, and what reintegration
+// does. The second node is the primary.
+func fileReplication(t *testing.T, p *pair.Pair) {
 	s := begin(t, p)
 	write := func(i int, name, content string) {
 		t.Helper()
@@ -223,38 +257,37 @@ func TestFileReplication(t *testing.T) {
 			t.Errorf("%s has %q in %s (%v), expected %q", p.Nodes[i].Name(), got, name, err, content)
 		}
 	}
-	write(0, "file1.txt", "one")
+	write(1, "file1.txt", "one")
 	same(t, p)
-	expect(1, "file1.txt", "one")
-	if err := os.Remove(p.Nodes[1].Path("/replicated/file1.txt")); !errors.Is(err, unix.EROFS) {
+	expect(0, "file1.txt", "one")
+	if err := os.Remove(p.Nodes[0].Path("/replicated/file1.txt")); !errors.Is(err, unix.EROFS) {
 		t.Errorf("removing a file on the second: %v, expected %v", err, unix.EROFS)
 	}
 
-	s.do(0, "stop")
-	s.await("STOP", "ALONE")
+	s.do(1, "stop")
+	s.await("ALONE", "STOP")
 	big := strings.Repeat("replicated data ", 8<<20/16)
-	write(1, "file2.txt", big)
-	if err := os.Remove(p.Nodes[1].Path("/replicated/file1.txt")); err != nil {
+	write(0, "file2.txt", big)
+	if err := os.Remove(p.Nodes[0].Path("/replicated/file1.txt")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(p.Nodes[0].Path("/replicated/file2.txt")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(p.Nodes[1].Path("/replicated/file2.txt")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a stopped host got file2.txt: %v", err)
 	}
 
-	s.mark(0)
-	s.do(0, "start")
-	s.logged(0, "Local state SECOND magenta", "Updating directory tree from /replicated", "Copied ", "Reintegration ended (synchronize)", "Local state SECOND green")
-	s.await("SECOND", "PRIM")
+	s.mark(1)
+	s.do(1, "start")
+	s.logged(1, "Local state SECOND magenta", "Updating directory tree from /replicated", "Copied ", "Reintegration ended (synchronize)", "Local state SECOND green")
+	s.await("PRIM", "SECOND")
 	same(t, p)
-	expect(0, "file2.txt", big)
-	if _, err := os.Stat(p.Nodes[0].Path("/replicated/file1.txt")); !errors.Is(err, os.ErrNotExist) {
+	expect(1, "file2.txt", big)
+	if _, err := os.Stat(p.Nodes[1].Path("/replicated/file1.txt")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the file removed meanwhile is back: %v", err)
 	}
 }
 
-// §4.2.8: the primary host is shut down in order.
-func TestShutdown(t *testing.T) {
-	p := started(t, application)
+// shutdown is §4.2.8: the primary's host, the first, is shut down in order.
+func shutdown(t *testing.T, p *pair.Pair) {
 	s := begin(t, p)
 	within(t, patience, func(ctx context.Context) error {
 		_, err := p.Nodes[0].Skfs(ctx, "shutdown")
@@ -268,36 +301,101 @@ func TestShutdown(t *testing.T) {
 	within(t, patience, func(ctx context.Context) error { return p.Nodes[1].Await(ctx, "ALONE") })
 	s.runs(false, true)
 	within(t, patience, p.Nodes[0].BootNode)
-	s.mark(0)
-	s.notLogged(0, "Previous halt unexpected")
-	s.do(0, "start")
+	s.logged(0, "End of stop", "Action start called at boot time")
 	s.await("SECOND", "PRIM")
+	s.notLogged(0, "Previous halt unexpected")
 	same(t, p)
 }
 
-// §4.2.9: the primary host loses its power.
-func TestPowerOff(t *testing.T) {
-	p := started(t, application)
+// powerOff is §4.2.9: the primary's host, the second, loses its power.
+func powerOff(t *testing.T, p *pair.Pair) {
 	s := begin(t, p)
-	if err := os.WriteFile(p.Nodes[0].Path("/replicated/file"), []byte("acknowledged"), 0o644); err != nil {
+	if err := os.WriteFile(p.Nodes[1].Path("/replicated/file"), []byte("acknowledged"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := p.Nodes[0].PowerOff(); err != nil {
+	if err := p.Nodes[1].PowerOff(); err != nil {
 		t.Fatal(err)
 	}
-	s.logged(1, "Resource heartbeat.default set to down by heart")
-	s.logged(1, "Resource heartbeat.flow set to down by heart")
-	s.logged(1, "Remote state UNKNOWN grey", "Reason of failover: no heartbeat", "Script start_prim", "Local state ALONE green")
-	within(t, patience, func(ctx context.Context) error { return p.Nodes[1].Await(ctx, "ALONE") })
-	s.runs(false, true)
-	s.fixed(1, "default", false)
-	if got, err := os.ReadFile(p.Nodes[1].Path("/replicated/file")); string(got) != "acknowledged" {
+	s.logged(0, "Resource heartbeat.default set to down by heart")
+	s.logged(0, "Resource heartbeat.flow set to down by heart")
+	s.logged(0, "Remote state UNKNOWN grey", "Reason of failover: no heartbeat", "Script start_prim", "Local state ALONE green")
+	within(t, patience, func(ctx context.Context) error { return p.Nodes[0].Await(ctx, "ALONE") })
+	s.shows(0, "ALONE green", "UNKNOWN grey")
+	s.runs(true, false)
+	s.fixed(0, "default", false)
+	if got, err := os.ReadFile(p.Nodes[0].Path("/replicated/file")); string(got) != "acknowledged" {
 		t.Fatalf("after the takeover the file has %q, %v", got, err)
 	}
-	within(t, patience, p.Nodes[0].BootNode)
-	s.logged(0, "Previous halt unexpected")
-	s.do(0, "start")
-	s.await("SECOND", "PRIM")
-	s.runs(false, true)
+	explained(t, p.Nodes[0], "SECOND green -> ", "heartbeat default lost, silent for ", "heartbeat flow lost, silent for ",
+		"Reason of failover: no heartbeat", "-> ALONE green", "start_prim ", "from the last heartbeat to the end of the start scripts")
+	within(t, patience, p.Nodes[1].BootNode)
+	s.logged(1, "Previous halt unexpected", "Action start called at boot time")
+	s.await("PRIM", "SECOND")
+	s.runs(true, false)
 	same(t, p)
+}
+
+// splitBrain is §4.2.10: all networks are cut, and heal. The first node is the primary.
+func splitBrain(t *testing.T, p *pair.Pair) {
+	s := begin(t, p)
+	cut := func(on bool) {
+		t.Helper()
+		if err := p.Lab.Partition(p.Nodes[0].Host, p.Nodes[1].Host, on); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut(true)
+	s.await("ALONE", "ALONE")
+	for i := range p.Nodes {
+		s.logged(i, "Resource heartbeat.default set to down by heart")
+		s.logged(i, "Resource heartbeat.flow set to down by heart")
+		s.logged(i, "Remote state UNKNOWN grey", "Local state ALONE green")
+		s.shows(i, "ALONE green", "UNKNOWN grey")
+	}
+	s.logged(1, "Reason of failover: no heartbeat", "Script start_prim")
+	s.notLogged(0, "Script start_prim") // it serves all the time
+	s.runs(true, true)
+	if err := os.WriteFile(p.Nodes[1].Path("/replicated/sacrificed"), []byte("x"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Nodes[0].Path("/replicated/kept"), []byte("y"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cut(false)
+	s.logged(0, "Remote state ALONE green", "Split brain recovery: staying alone")
+	s.logged(1, "Remote state ALONE green", "Split brain recovery: exiting alone", "Script stop_prim", "Local state SECOND green")
+	s.await("PRIM", "SECOND")
+	s.notLogged(0, "Script stop_prim")
+	s.runs(true, false)
+	same(t, p)
+	if _, err := os.Stat(p.Nodes[0].Path("/replicated/kept")); err != nil {
+		t.Errorf("what the former primary wrote: %v", err)
+	}
+	within(t, patience, func(ctx context.Context) error {
+		out, err := p.Nodes[1].Skfs(ctx, "splitbrain", "list", "-m", pair.Module)
+		if err == nil && !strings.Contains(out, "/replicated") {
+			err = fmt.Errorf("what only the sacrificed node had is not listed:\n%s", out)
+		}
+		return err
+	})
+}
+
+// explained says that the last episode of a host has these texts in this order.
+func explained(t *testing.T, n *pair.Node, want ...string) {
+	t.Helper()
+	within(t, patience, func(ctx context.Context) error {
+		out, err := n.Skfs(ctx, "explain", "-m", pair.Module, "-s", "1")
+		if err != nil {
+			return err
+		}
+		rest := out
+		for _, w := range want {
+			_, after, found := strings.Cut(rest, w)
+			if !found {
+				return fmt.Errorf("explain of %s lacks %q (of %q, in this order):\n%s", n.Name(), w, want, out)
+			}
+			rest = after
+		}
+		return nil
+	})
 }

@@ -271,6 +271,18 @@ func (n *Node) Absent(ctx context.Context, after Mark, unwanted string) error {
 	return nil
 }
 
+// Count says how many messages after mark contain the text.
+func (n *Node) Count(ctx context.Context, after Mark, wanted string) (int, error) {
+	lines, err := n.log(ctx)
+	count := 0
+	for i, line := range lines {
+		if Mark(i) >= after && strings.Contains(text(line), wanted) {
+			count++
+		}
+	}
+	return count, err
+}
+
 // Logged returns the first message after mark that contains the text.
 func (n *Node) Logged(ctx context.Context, after Mark, wanted string) (string, error) {
 	lines, err := n.log(ctx)

@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skfs/skfs/e2e/lab"
+	"github.com/skfs/skfs/e2e/pair"
+)
+
+// process is a module whose application is a process that does nothing, and whose
+// scripts leave its number in /run/application.
+var process = pair.Config{
+	StartPrim: "setsid sleep 1000000 </dev/null >/dev/null 2>&1 & echo $! >/run/application",
+	StopPrim:  "test -e /run/application && kill -9 $(cat /run/application); rm -f /run/application",
+	Service:   vipTag,
+}
+
+// application says which process of host i is the application.
+func applicationOf(t *testing.T, n *pair.Node) string {
+	t.Helper()
+	pid, err := os.ReadFile(n.Path("/run/application"))
+	if err != nil {
+		t.Fatalf("the application does not run on %s: %v", n.Name(), err)
+	}
+	return strings.TrimSpace(string(pid))
+}
+
+// alive says that a process of the host lives, and is the application.
+func alive(t *testing.T, n *pair.Node, pid string) {
+	t.Helper()
+	if out := run(t, n.Host, "cat", "/proc/"+pid+"/cmdline"); !strings.HasPrefix(out, "sleep\x00") {
+		t.Fatalf("process %s of %s is %q, not the application", pid, n.Name(), out)
+	}
+}
+
+// R1: a daemon that is killed and started again, on the primary, on the second or on
+// both, while it does something or not, changes nothing: the application is the same
+// process, no script runs, no state changes, the address stays.
+func TestDaemonKilled(t *testing.T) {
+	seed := randomSeed(t)
+	rnd := rand.New(rand.NewPCG(seed, 2))
+	p := started(t, process)
+	s := begin(t, p)
+	pid := applicationOf(t, p.Nodes[0])
+	n := rounds(t, 8, 100)
+	for round := range n {
+		victims := [][]int{{0}, {1}, {0, 1}}[round%3]
+		for _, v := range victims {
+			if err := p.Nodes[v].KillDaemon(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// Away for less than the heartbeats' timeout, which is 2.5 s.
+		time.Sleep(time.Duration(rnd.IntN(700)) * time.Millisecond)
+		for _, v := range victims {
+			within(t, patience, p.Nodes[v].StartDaemon)
+		}
+		if round%4 == 3 {
+			continue // killed again before it has settled
+		}
+		s.await("PRIM", "SECOND")
+		alive(t, p.Nodes[0], pid)
+		holdsOne(t, p, 0)
+	}
+	s.await("PRIM", "SECOND")
+	if now := applicationOf(t, p.Nodes[0]); now != pid {
+		t.Errorf("the application is process %s, it was %s", now, pid)
+	}
+	alive(t, p.Nodes[0], pid)
+	for i := range p.Nodes {
+		s.notLogged(i, "Script ")
+		s.notLogged(i, "Local state ")
+		s.notLogged(i, "Virtual IP ")
+	}
+	s.shows(0, "PRIM green", "SECOND green")
+	s.shows(1, "SECOND green", "PRIM green")
+	same(t, p)
+	t.Logf("%d times a daemon or both were killed", n)
+}
+
+// holdsOne says that host i, and not the other, has the IPv4 address.
+func holdsOne(t *testing.T, p *pair.Pair, i int) {
+	t.Helper()
+	for k, n := range p.Nodes {
+		if n.On() && held(t, p, k, vip4) != (k == i) {
+			t.Fatalf("%s has %s: %v, expected %v", n.Name(), vip4, k != i, k == i)
+		}
+	}
+}
+
+// Load that a host is under in TestFalseAlarms: see burnHere.
+const burnRole = "burn"
+
+// burnHere keeps processors, the garbage collector and a disk busy until it is killed:
+// one goroutine a processor that computes, one that makes garbage, and one that writes
+// and flushes 32 MiB again and again.
+func burnHere(args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("%s: expected a directory", burnRole)
+	}
+	return burn(args[0])
+}
+
+// No heartbeat is lost under full load of processors, disk and garbage collection with
+// a timeout of 2.5 s. How many are lost with 0.5 s is measured.
+func TestFalseAlarms(t *testing.T) {
+	for _, timeout := range []int{2500, 500} {
+		t.Run(fmt.Sprintf("timeout=%dms", timeout), func(t *testing.T) {
+			lasts := 15 * time.Second
+			if given := os.Getenv("E2E_MINUTES"); given != "" {
+				var minutes float64
+				if _, err := fmt.Sscan(given, &minutes); err != nil {
+					t.Fatalf("E2E_MINUTES: %v", err)
+				}
+				lasts = time.Duration(minutes * float64(time.Minute))
+			} else if long() {
+				lasts = 30 * time.Minute
+			}
+			c := application
+			c.TimeoutMs = timeout
+			p := started(t, c)
+			s := begin(t, p)
+			for _, n := range p.Nodes {
+				startBurning(t, n.Host)
+			}
+			time.Sleep(lasts) // the load's own length, not a wait
+			alarms := 0
+			for i := range p.Nodes {
+				alarms += s.count(i, "set to down by heart")
+			}
+			t.Logf("timeout %d ms: %d heartbeats lost in %v of load", timeout, alarms, lasts)
+			if alarms > 0 && timeout >= 2500 {
+				t.Errorf("%d false alarms\n%s", alarms, p.Logs())
+			}
+		})
+	}
+}
+
+// count says how many messages with the text host i has logged.
+func (s *scenario) count(i int, text string) (n int) {
+	s.t.Helper()
+	within(s.t, patience, func(ctx context.Context) (err error) {
+		n, err = s.Nodes[i].Count(ctx, s.marks[i], text)
+		return err
+	})
+	return n
+}
+
+func startBurning(t *testing.T, h *lab.Host) {
+	t.Helper()
+	cmd := h.RoleCommand(context.WithoutCancel(t.Context()), burnRole, "/opt/skfs")
+	cmd.Stderr = os.Stderr
+	burning, err := h.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unix.Kill(burning.PID(), unix.SIGKILL)
+		burning.Wait()
+	})
+}
