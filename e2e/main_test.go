@@ -24,6 +24,7 @@ func TestMain(m *testing.M) {
 	roles[putRole] = putEntries
 	roles[reachRole] = reachHere
 	roles[burnRole] = burnHere
+	roles[answerRole] = answerHere
 	lab.Main(roles)
 	code, err := withBinary(m.Run)
 	if err != nil {

@@ -48,7 +48,7 @@ func TestVirtualAddress(t *testing.T) {
 
 	s := begin(t, p)
 	holds(t, p, 0)
-	seen := watchReach(t, p.Client)
+	seen := watchReach(t, p.Client, ledger.Port, vip4, vip6)
 	served(t, p, 0)
 	s.marks = [2]pair.Mark{}
 	for _, a := range []string{vip4, vip6} {
@@ -263,21 +263,23 @@ func reachHere(args []string) error {
 
 // reach is what the client saw of each address.
 type reach struct {
+	addrs []string
+
 	mu   sync.Mutex // guards what follows
 	seen map[string][]time.Time
 }
 
-// watchReach begins to connect to the application from a host, and returns when it
-// answers at both addresses.
-func watchReach(t *testing.T, h *lab.Host) *reach {
+// watchReach begins to connect to a port from a host, and returns when it answers at
+// all addresses.
+func watchReach(t *testing.T, h *lab.Host, port string, addrs ...string) *reach {
 	t.Helper()
-	r := &reach{seen: map[string][]time.Time{}}
-	for _, a := range []string{vip4, vip6} {
+	r := &reach{addrs: addrs, seen: map[string][]time.Time{}}
+	for _, a := range addrs {
 		out, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := h.RoleCommand(context.WithoutCancel(t.Context()), reachRole, net.JoinHostPort(a, ledger.Port))
+		cmd := h.RoleCommand(context.WithoutCancel(t.Context()), reachRole, net.JoinHostPort(a, port))
 		cmd.Stdout, cmd.Stderr = w, os.Stderr
 		started, err := h.Start(cmd)
 		w.Close()
@@ -315,12 +317,12 @@ func watchReach(t *testing.T, h *lab.Host) *reach {
 	return r
 }
 
-// gaps waits until both addresses answer again, logs for how long they did not since a
+// gaps waits until all addresses answer again, logs for how long they did not since a
 // moment, and returns the longest.
 func (r *reach) gaps(t *testing.T, what string, from time.Time) (longest time.Duration) {
 	t.Helper()
 	now := time.Now()
-	for _, a := range []string{vip4, vip6} {
+	for _, a := range r.addrs {
 		deadline := time.Now().Add(patience)
 		for {
 			r.mu.Lock()

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skfs/skfs/e2e/lab"
 )
 
@@ -81,6 +83,26 @@ func (n *Node) StartDaemon(ctx context.Context) error {
 	return nil
 }
 
+// Upgrade ends the daemon in order, and starts the one of another binary, which is what
+// the host calls from now on.
+func (n *Node) Upgrade(ctx context.Context, skfs string) error {
+	n.mu.Lock()
+	daemon := n.daemon
+	n.skfs = skfs
+	n.mu.Unlock()
+	if daemon != nil {
+		if err := unix.Kill(daemon.PID(), unix.SIGTERM); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("end the daemon of %s: %w", n.Name(), err)
+		}
+		select {
+		case <-daemon.Done():
+		case <-ctx.Done():
+			return fmt.Errorf("the daemon of %s does not end: %w", n.Name(), ctx.Err())
+		}
+	}
+	return n.StartDaemon(ctx)
+}
+
 func (n *Node) daemonLog() string { return filepath.Join(n.dir, "daemon.log") }
 
 // KillDaemon kills the daemon, and nothing else, with SIGKILL.
@@ -122,7 +144,7 @@ func (n *Node) Leftovers() ([]string, error) {
 		return nil, err
 	}
 	for _, p := range all {
-		if len(p.Args) < 2 || filepath.Base(p.Args[0]) != filepath.Base(n.skfs) || p.Args[1] != "daemon" {
+		if len(p.Args) < 2 || !strings.HasPrefix(filepath.Base(p.Args[0]), "skfs") || p.Args[1] != "daemon" {
 			left = append(left, p.String())
 		}
 	}
