@@ -54,25 +54,19 @@ func Main(ctx context.Context, argv []string, out, errw io.Writer) int {
 
 // exit reports an error and gives the exit code it stands for.
 func (a *App) exit(err error) int {
-	if err == nil {
-		return exitOK
-	}
 	var code cli.ExitCoder
-	if errors.As(err, &code) {
+	switch {
+	case err == nil, errors.Is(err, context.Canceled): // who interrupts knows it
+	case errors.As(err, &code):
 		if text := err.Error(); text != "" {
 			fmt.Fprintln(a.err, "Error: "+text)
 		}
-		return code.ExitCode()
-	}
-	if errors.Is(err, context.Canceled) {
-		return exitInterrupted // by who knows it
-	}
-	if errors.Is(err, web.ErrNoDaemon) {
+	case errors.Is(err, web.ErrNoDaemon):
 		fmt.Fprintf(a.err, "Error: the skfs daemon is not running, or SAFEVAR=%s is not its own: start it with \"systemctl start skfs\" or \"skfs daemon\"\n", a.paths.SafeVar)
-		return exitFailed
+	default:
+		fmt.Fprintln(a.err, "Error: "+err.Error())
 	}
-	fmt.Fprintln(a.err, "Error: "+err.Error())
-	return exitFailed
+	return exitCode(err)
 }
 
 // usage is the error of a command line that is wrong.
@@ -106,7 +100,7 @@ func (a *App) library() *cli.App {
 		return cli.ShowAppHelp(c)
 	}
 	app.OnUsageError = func(c *cli.Context, err error, _ bool) error { return unknownFlag(err, "", app.Flags) }
-	prepare("", app.Commands)
+	a.prepare("", app.Commands)
 	return app
 }
 
@@ -133,7 +127,7 @@ func (a *App) commands() []*cli.Command {
 
 // prepare completes every command: errors that suggest, and a group of commands
 // that is called without one of them.
-func prepare(path string, commands []*cli.Command) {
+func (a *App) prepare(path string, commands []*cli.Command) {
 	for _, c := range commands {
 		full := strings.TrimSpace(path + " " + c.Name)
 		c.HideHelpCommand = true
@@ -146,7 +140,8 @@ func prepare(path string, commands []*cli.Command) {
 				return usage("%s needs a command: %s", full, strings.Join(names(c.Subcommands), ", "))
 			}
 		}
-		prepare(full, c.Subcommands)
+		c.Action = a.audited(full, c.Action)
+		a.prepare(full, c.Subcommands)
 	}
 }
 

@@ -22,7 +22,7 @@ import (
 
 // monitorCommands are those of §9.5.
 func (a *App) monitorCommands() []*cli.Command {
-	return []*cli.Command{a.level(), a.state(), a.log(), a.logview(), a.logsave(), a.explain(), a.print("printi", ha.LevelInfo), a.print("printe", ha.LevelEvent)}
+	return []*cli.Command{a.level(), a.state(), a.log(), a.logview(), a.logsave(), a.explain(), a.cmdlog(), a.print("printi", ha.LevelInfo), a.print("printe", ha.LevelEvent)}
 }
 
 func (a *App) level() *cli.Command {

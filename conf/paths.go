@@ -36,6 +36,7 @@ func (p Paths) ClusterLock() string    { return filepath.Join(p.SafeVar, "cluste
 func (p Paths) DaemonSocket() string   { return filepath.Join(p.SafeVar, "skfs.sock") }
 func (p Paths) DaemonLock() string     { return filepath.Join(p.SafeVar, "skfs.lock") } // held by the daemon
 func (p Paths) ModuleIDs() string      { return filepath.Join(p.SafeVar, "modules.ids") }
+func (p Paths) CommandLog() string     { return filepath.Join(p.SafeVar, "log.db") } // of the commands that were run
 func (p Paths) configLock() string     { return filepath.Join(p.SafeVar, "conf.lock") }
 
 // Of module am.
