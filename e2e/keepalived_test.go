@@ -206,6 +206,9 @@ func TestBesideKeepalived(t *testing.T) {
 	if _, err := exec.LookPath("keepalived"); err != nil {
 		t.Skip("keepalived is not installed (Debian: keepalived)")
 	}
+	if !long() {
+		t.Skip("takes E2E_LONG=1")
+	}
 	if skfs == "" {
 		t.Skip("hosts out of namespaces need root")
 	}

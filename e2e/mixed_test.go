@@ -201,6 +201,9 @@ var mishaps = []mishap{
 // address and the application, and both have the same data. How long clients outside
 // did not reach the address is told.
 func TestMixedFaults(t *testing.T) {
+	if !long() {
+		t.Skip("takes E2E_LONG=1")
+	}
 	seed := randomSeed(t)
 	p := newPairOf(t, pair.Options{Config: mixed, Var: lab.Disk{FS: "ext4", Size: 96 << 20}})
 	within(t, patience, p.Start)
