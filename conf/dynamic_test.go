@@ -30,6 +30,7 @@ func TestStaticChanges(t *testing.T) {
 		{`<heartbeat name="default"/>`, `<heartbeat name="repli"/>`, nil},
 		{`<rfs>`, `<rfs async="none" nbrei="9" reitimeout="9" reidetail="on"><flow name="repli"/>`, nil},
 		{`<user/>`, ``, nil},
+		{`<user/>`, `<user/><check><ping ident="r"><to addr="10.0.0.9"/></ping></check>`, nil},
 		{`<rfs>`, `<rfs nbremconn="2">`, []string{"rfs"}},
 		{`"/d"`, `"/e"`, []string{"rfs"}},
 		{`path="a"`, `path="b"`, []string{"rfs"}},

@@ -118,6 +118,9 @@ func showModule(m *Module) string {
 			}
 		}
 	}
+	for _, c := range m.Checkers {
+		fmt.Fprintf(&b, "checker %s %+v\n", c.Resource(), c)
+	}
 	if len(m.Env) > 0 {
 		fmt.Fprintf(&b, "env %v\n", m.Env)
 	}

@@ -40,8 +40,8 @@ func serviceTags() *tag {
 			{vipTags(), 0, 1},
 			later("vhost", 0),
 			later("errd", 0),
-			later("check", 0),
 			{failoverTags(), 0, 1},
+			{checkTags(), 0, 1},
 		},
 	}
 }

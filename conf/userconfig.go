@@ -57,6 +57,7 @@ type Module struct {
 	User         *User         // nil: no scripts are called
 	VIP          *VIP          // nil: no virtual address
 	Rules        Failover
+	Checkers     []Checker // of <check>; <vip> asks for more, see VirtualAddr
 
 	Env      map[string]string // environment variables that %name% was expanded to
 	Warnings Problems          // what works, but hardly as meant
@@ -272,6 +273,9 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 	}
 	if v := n.one("vip"); v != nil {
 		m.VIP = s.vip(v, m)
+	}
+	if k := n.one("check"); k != nil {
+		s.checkers(k, m)
 	}
 	m.Rules = s.failover(n.one("failover"), m)
 	if m.RFS == nil && m.Heart != nil && m.Heart.flow() != nil {

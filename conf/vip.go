@@ -23,7 +23,8 @@ type VirtualAddr struct {
 	Addr        string // an IP address, or a name that resolves to one
 	Bits        int    // of the netmask; 0: that of the interface
 	Interface   string // its name; "": the one that is in the address's network
-	Check       bool   // the module is restarted when the address is deleted (ip.Addr)
+	Check       bool   // an ip checker looks whether it is there (ip.Addr)
+	CheckIntf   bool   // an intf checker looks at its interface (intf.NETWORK)
 	Connections bool   // they are counted (connections.Addr)
 	// The address is announced every ArpInterval during ArpElapse after it was set;
 	// 0: then only.
@@ -45,9 +46,6 @@ func (s *scanner) vip(n *node, m *Module) *VIP {
 		name := i.str("name")
 		if i.has("name") && (name == "" || len(name) > 15 || strings.ContainsAny(name, "/: \t")) {
 			s.addf(i.at("name"), "name=%q: expected the name of a network interface, as ip link shows it", name)
-		}
-		if i.on("check") {
-			m.Warnings.addf(i.at("check"), "the interface is not checked by this version: the module goes on when it is down")
 		}
 		real, virtual := i.one("real_interface"), i.one("virtual_interface")
 		switch {
@@ -75,7 +73,7 @@ func (s *scanner) vip(n *node, m *Module) *VIP {
 
 // address reads a <virtual_addr> of the <interface> i.
 func (s *scanner) address(a, i *node, name string, v *VIP) {
-	addr := VirtualAddr{Addr: a.str("addr"), Interface: name, Check: a.on("check"), Connections: a.on("connections")}
+	addr := VirtualAddr{Addr: a.str("addr"), Interface: name, Check: a.on("check"), CheckIntf: i.on("check"), Connections: a.on("connections")}
 	if i.on("arpreroute") {
 		addr.ArpInterval, addr.ArpElapse = i.dur("arpinterval", time.Second), i.dur("arpelapse", time.Second)
 	}
@@ -96,17 +94,18 @@ func (s *scanner) virtualAddr(n *node, a *VirtualAddr) {
 	if !n.has("addr") {
 		return // reported
 	}
+	h := s.host(n, "addr")
+	if h == "" {
+		return
+	}
+	a.Addr = h // one spelling, for the resource's name and to find twins
 	ip, err := netip.ParseAddr(a.Addr)
 	switch {
-	case err != nil && (strings.Contains(a.Addr, ":") || !validHost.MatchString(a.Addr) || dotted.MatchString(a.Addr)):
-		s.addf(n.at("addr"), "addr=%q: expected an IPv4 or IPv6 address, or a name that resolves to one", a.Addr)
 	case err != nil: // a name
 	case ip.Zone() != "":
 		s.addf(n.at("addr"), "addr=%q: the address has a zone; give the interface's name to <interface> instead", a.Addr)
 	case ip.IsUnspecified() || ip.IsMulticast() || ip.IsLoopback():
 		s.addf(n.at("addr"), "addr=%q: expected the address of one host, which others can reach", a.Addr)
-	default:
-		a.Addr = ip.Unmap().String() // one spelling, for the resource's name and to find twins
 	}
 	if !n.has("netmask") || n.str("netmask") == "defaultnetmask" {
 		return
