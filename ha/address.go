@@ -20,7 +20,7 @@ import (
 // VirtualAddress is what the automaton knows of one.
 type VirtualAddress struct {
 	Name  string // as it was configured
-	Check bool   // restart the module when somebody removes it, or it cannot be set
+	Check bool   // when somebody removes it, the ip checker and its rule decide what follows
 }
 
 // Addresses is a set of Conf.Addresses, by index.
@@ -58,7 +58,7 @@ func (m *machine) address() {
 	if m.Order.stops() || m.Order == OrderStopwait {
 		return
 	}
-	if m.Withdrawn || m.Missing == 0 || m.Tried || m.restarts() || m.AddressID != 0 || !m.Reign || !m.Established || m.Up&PartAddress == 0 ||
+	if m.Withdrawn || m.Missing&^m.Refused == 0 || m.Tried || m.AddressID != 0 || !m.Reign || !m.Established || m.Up&PartAddress == 0 ||
 		m.Cur.Kind == TaskNoAddress || m.leaving() || !m.certain() {
 		return
 	}
@@ -103,7 +103,8 @@ func (m *machine) addressed(d Done) {
 			m.say("vip", fmt.Sprintf("Virtual IP %s set", a.Name))
 		}
 	}
-	m.Missing, m.Refused = d.Missing, d.Refused
+	m.Missing = d.Missing
+	m.Refused &= d.Missing
 	if d.Late {
 		m.forget()
 	}
@@ -119,11 +120,11 @@ func (m *machine) lost(e AddressLost) {
 	bit := Addresses(1) << e.Index
 	m.Missing |= bit
 	m.Tried = false
-	if !e.Expired {
+	if e.Expired {
+		m.forget()
+	} else if m.Conf.Addresses[e.Index].Check {
 		m.Refused |= bit
-		return
 	}
-	m.forget()
 }
 
 // forget drops what is known of the peer, as heart.doubt does: what it says from now
@@ -133,30 +134,6 @@ func (m *machine) forget() {
 		m.Links[i] = LinkUnknown
 	}
 	m.Peer = Beat{}
-}
-
-// restarts says that the module has to be restarted because of an address: what the
-// guide's ip checker and its rule do (§13.14, §13.18.5).
-func (m *machine) restarts() bool {
-	return slices.ContainsFunc(m.Conf.Addresses, m.refused)
-}
-
-func (m *machine) refused(a VirtualAddress) bool {
-	return a.Check && m.Refused.has(slices.Index(m.Conf.Addresses, a))
-}
-
-// ipDown orders the restart.
-func (m *machine) ipDown() bool {
-	if m.AddressID != 0 || !m.restarts() {
-		return false
-	}
-	for _, a := range m.Conf.Addresses {
-		if m.refused(a) {
-			m.say("ipcheck", fmt.Sprintf("Resource ip.%s set to down by ipcheck", a.Name))
-		}
-	}
-	m.loop("from failover rule ip_failure")
-	return true
 }
 
 // announce tells the link again where the addresses are: another primary had them

@@ -31,6 +31,8 @@ type moduleConf struct {
 	lease    time.Duration
 	tcpReset bool
 
+	checkers []conf.Checker // of <check>; see also addressCheckers, interfaceCheckers
+
 	scripts             bool // there is a <user>
 	logging             bool
 	logSize             int64
@@ -54,15 +56,19 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 		return nil, fmt.Errorf("module %s: signature %q of its configuration: %w", am, a.Signature, err)
 	}
 	mc := &moduleConf{name: am, id: a.ID, key: key, signature: signature, boot: m.Boot, bootByCommand: a.BootByCommand, delay: m.BootDelay,
-		conf: Conf{Mode: m.Mode, Node: node, MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, Reboot: m.Reboot}, rules: m.Rules}
+		conf: Conf{Mode: m.Mode, Node: node, MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, Reboot: m.Reboot}, rules: m.Rules, checkers: m.Checkers}
 	mc.readUser(m.User)
 	switch m.Mode {
 	case conf.Mirror:
-		return mc, mc.readMirror(a, c)
+		if err := mc.readMirror(a, c); err != nil {
+			return nil, err
+		}
 	case conf.Light:
-		return mc, nil
+	default:
+		return nil, fmt.Errorf("module %s: mode %q is not supported by this version, only mirror and light are", am, m.Mode)
 	}
-	return nil, fmt.Errorf("module %s: mode %q is not supported by this version, only mirror and light are", am, m.Mode)
+	mc.conf.Gate = mc.gates()
+	return mc, nil
 }
 
 // readMirror reads what a mirror module has besides.
@@ -116,7 +122,7 @@ func (mc *moduleConf) readMirror(a *conf.Active, c *conf.Cluster) error {
 		mc.tcpReset, mc.lease = v.TCPReset, leaseOf(mc.beats)
 		for _, a := range v.Addresses {
 			mc.conf.Addresses = append(mc.conf.Addresses, VirtualAddress{a.Addr, a.Check})
-			mc.vips = append(mc.vips, vipConf{name: a.Addr, bits: a.Bits, netif: a.Interface, connections: a.Connections,
+			mc.vips = append(mc.vips, vipConf{name: a.Addr, bits: a.Bits, netif: a.Interface, connections: a.Connections, check: a.Check, checkIntf: a.CheckIntf,
 				options: netvip.Options{Lease: mc.lease, NoDAD: true, RefreshEvery: a.ArpInterval, RefreshFor: a.ArpElapse}})
 		}
 	}

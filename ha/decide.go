@@ -212,8 +212,6 @@ func (m *machine) decidePrimary() bool {
 	case m.heard() && p.Primary && m.yields(p):
 		m.again("heart")
 		return m.Order != NoOrder
-	case m.ipDown():
-		return true
 	case m.Order == OrderRestart:
 		m.Order = NoOrder
 		m.restart()

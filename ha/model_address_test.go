@@ -55,6 +55,9 @@ func (w *world) addressMoves(i int, add func(bool, func(*world), string, ...any)
 	if n.s.Missing != 0 && n.s.Tried {
 		add(false, func(w *world) { w.event(i, Tick{}) }, "%d: tick", i)
 	}
+	if n.s.Refused != 0 && n.s.Up&PartAddress != 0 { // the ip checker tells it; maxloop is none of the model's
+		add(false, func(w *world) { w.event(i, Ruled{"ip_failure", "stopstart"}) }, "%d: rule ip_failure", i)
+	}
 	if n.v.there && n.s.Missing == 0 {
 		add(true, func(w *world) {
 			w.n[i].v.there, w.shaken = false, true
@@ -65,7 +68,7 @@ func (w *world) addressMoves(i int, add func(bool, func(*world), string, ...any)
 		if t.run.Task.Kind == TaskAddress && !t.done {
 			add(true, func(w *world) {
 				w.shaken = true
-				w.n[i].tasks[k].done, w.n[i].tasks[k].res = true, Done{ID: t.run.ID, Missing: 1, Refused: 1}
+				w.n[i].tasks[k].done, w.n[i].tasks[k].res = true, Done{ID: t.run.ID, Missing: 1}
 			}, "%d: the address cannot be set", i)
 		}
 	}

@@ -22,6 +22,7 @@ type module struct {
 	launch Launcher
 	errors func(string)
 	host   func() (addressHost, error)
+	other  func(module string) (ModuleState, error) // of this node
 
 	mc     *moduleConf
 	state  State
@@ -44,6 +45,8 @@ type module struct {
 	renewal  *time.Ticker // a third of the lease
 	counted  time.Time    // when connections were, last
 	conns    map[string]int
+	checks   checking
+	began    time.Time // when the application was started last, as far as this daemon knows
 	ticked   time.Time
 	bootRead time.Time
 	judging  judging
@@ -77,8 +80,8 @@ const (
 )
 
 // openModule reads what an earlier daemon left of the module.
-func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addressHost, error), errs func(string)) (*module, error) {
-	m := &module{name: mc.name, paths: paths, launch: l, host: host, mc: mc,
+func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addressHost, error), other func(string) (ModuleState, error), errs func(string)) (*module, error) {
+	m := &module{name: mc.name, paths: paths, launch: l, host: host, other: other, mc: mc,
 		errors: func(text string) { errs("module " + mc.name + ": " + text) },
 		events: make(chan func(), 64), neigh: &neighbours{}, kills: map[uint64]chan struct{}{}, changed: make(chan struct{})}
 	if err := os.MkdirAll(paths.UserVar(m.name), 0o755); err != nil {
@@ -134,7 +137,9 @@ func (m *module) run(ctx context.Context) {
 	}()
 	m.openJudge()
 	defer func() { m.judging.timer.Stop() }()
+	m.openChecks(taskCtx)
 	m.adopt(ctx, taskCtx)
+	m.checks.adopted = true
 	m.openHeart(ctx)
 	if m.start {
 		m.bootStart(ctx, taskCtx)
@@ -166,6 +171,7 @@ func (m *module) run(ctx context.Context) {
 			}
 		}
 		m.judge(taskCtx)
+		m.gate(taskCtx)
 	}
 }
 
@@ -213,6 +219,8 @@ func (m *module) step(ctx context.Context, e Event) {
 	if begins {
 		m.begins(ctx)
 	}
+	m.switchChecks()
+	m.noteStart(actions)
 	m.publish()
 	m.seen.saw(m.log, before, m.state, e, actions, now)
 	for _, a := range actions {
@@ -228,6 +236,7 @@ func (m *module) step(ctx context.Context, e Event) {
 			m.carryOut(ctx, a)
 		}
 	}
+	m.assignWaiting(ctx)
 }
 
 // store makes the state durable; false: ctx ended before it was.
@@ -334,6 +343,7 @@ func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 	if !same {
 		m.state.Links = nil // verdicts about other networks
 	}
+	m.configureChecks(taskCtx)
 	m.step(taskCtx, Reconfigured{mc.conf})
 	if m.heart == nil {
 		m.openHeart(ctx)

@@ -28,7 +28,7 @@ func (m *module) publish() {
 	}
 	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
-		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog, Loop: s.loopCount()}
+		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog, Loop: s.loopCount(), Started: m.began}
 	if s.Why == BlockRule {
 		p.Why = s.Held
 	}

@@ -176,14 +176,6 @@ func (s *State) resources(now time.Time) map[string]string {
 		}
 		r["heartbeat."+s.Conf.Heartbeats[i]] = v
 	}
-	for i, a := range s.Conf.Addresses {
-		if a.Check {
-			r["ip."+a.Name] = "init"
-			if s.Up&PartAddress != 0 {
-				r["ip."+a.Name] = updown(!s.Missing.has(i))
-			}
-		}
-	}
 	if s.Conf.HasData {
 		uptodate := s.Reign && s.Established || s.Role == RoleSecond && s.Fresh || s.Role == RoleWait && s.Why == NoBlock && s.sure()
 		v := "init"

@@ -73,7 +73,7 @@ type State struct {
 	Alone  uint64 // id of a Replica.Alone under way beside the plan
 	// The virtual addresses, while Up has PartAddress; see address.go.
 	Missing   Addresses // not on this host
-	Refused   Addresses // …and not because of their lease: they could not be set, or were removed
+	Refused   Addresses // …and not to be set again: somebody removed them, and their ip checker tells
 	AddressID uint64    // id of a TaskAddress under way beside the plan
 	Withdrawn bool      // …or of a TaskNoAddress
 	Tried     bool      `json:"-"` // the last attempt is over: not again before the next Tick

@@ -91,6 +91,7 @@ type ModuleState struct {
 	RemoteResources []Resource
 	Progress        ReplicaProgress // of the reintegration
 	Loop            LoopCount
+	Started         time.Time `json:",omitzero"` // when start_prim or start_both was called last, as far as the daemon knows
 }
 
 // Resource is a named fact of a module: "heartbeat.default" "up".
@@ -368,7 +369,7 @@ func (s *Supervisor) read(module string) (*moduleConf, error) {
 
 // add begins to supervise a module. Caller holds change.
 func (s *Supervisor) add(mc *moduleConf) error {
-	m, err := openModule(s.paths, mc, s.o.Launcher, s.addressHost, s.o.Errors)
+	m, err := openModule(s.paths, mc, s.o.Launcher, s.addressHost, s.State, s.o.Errors)
 	if err != nil {
 		return fmt.Errorf("module %s: %w", mc.name, err)
 	}

@@ -247,7 +247,7 @@ func TestSchedule(t *testing.T) {
 	p.close(1)
 
 	mc := p.confs[1]
-	m, err := openModule(p.paths(1), mc, fakeLauncher{p.data, 1}, nil, func(text string) { t.Log(text) })
+	m, err := openModule(p.paths(1), mc, fakeLauncher{p.data, 1}, nil, nil, func(text string) { t.Log(text) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,9 +107,9 @@ type (
 		Err    error
 		Exit   int           // of a script
 		Status ReplicaStatus // after a task of the replica that did not fail
-		// Of a TaskAddress: what is still missing, and what of it could not be set.
-		Missing, Refused Addresses
-		Late             bool // this host did not run meanwhile
+		// Of a TaskAddress:
+		Missing Addresses // what is still missing
+		Late    bool      // this host did not run meanwhile
 	}
 	// AddressLost says that a virtual address is not there any more. Expired: because
 	// its lease ran out, else because somebody removed it.

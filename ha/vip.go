@@ -19,6 +19,8 @@ type vipConf struct {
 	netif       string
 	options     netvip.Options // Probe as the automaton wants it
 	connections bool
+	check       bool // there is an ip checker for it
+	checkIntf   bool // …and an intf checker for its interface
 }
 
 // leaseOf is how long the kernel keeps an address that nobody renews, from the
@@ -43,6 +45,7 @@ type addressHost interface {
 	Add(context.Context, netvip.Address, netvip.Options) (heldAddress, error)
 	Adopt(netvip.Address, netvip.Options) (heldAddress, error)
 	Drop(a netvip.Address, reset bool) error
+	Find(netvip.Address) (netvip.Place, error)
 	Close() error
 }
 
@@ -157,8 +160,7 @@ func (v *vips) resolve(i int) (netvip.Address, error) {
 	return netvip.Address{Addr: ip.Unmap(), Bits: c.bits, Interface: c.netif}, nil
 }
 
-// set sets the addresses that are not held, and returns those that still are not,
-// with the part of them that is refused: that it took too long is no refusal.
+// set sets the addresses that are not held, and returns those that still are not.
 //
 // What the automaton knew when it wanted this is good for one lease. When this
 // process was stopped in between, another host may have the address meanwhile: what
@@ -166,11 +168,10 @@ func (v *vips) resolve(i int) (netvip.Address, error) {
 func (v *vips) set(ctx context.Context, ask bool) Done {
 	host, err := v.open()
 	if err != nil {
-		all := v.each(func(int, netvip.Address) error { return err })
-		return Done{Missing: all, Refused: all}
+		return Done{Missing: v.each(func(int, netvip.Address) error { return err })}
 	}
 	asked := boottime()
-	var late Addresses
+	late := false
 	missing := v.each(func(i int, a netvip.Address) error {
 		v.mu.Lock()
 		there := v.held[i] != nil
@@ -188,7 +189,7 @@ func (v *vips) set(ctx context.Context, ask bool) Done {
 		}
 		if boottime()-asked >= v.lease {
 			v.mu.Lock()
-			late |= 1 << i
+			late = true
 			v.mu.Unlock()
 			return errors.Join(fmt.Errorf("virtual address %s: this host did not run for %v: not set", a.Addr, boottime()-asked), h.Remove(false))
 		}
@@ -197,7 +198,7 @@ func (v *vips) set(ctx context.Context, ask bool) Done {
 		v.mu.Unlock()
 		return nil
 	})
-	return Done{Missing: missing, Refused: missing &^ late, Late: late != 0}
+	return Done{Missing: missing, Late: late}
 }
 
 // missing are the addresses that are not held.

@@ -90,15 +90,15 @@ type run struct {
 
 // NewSet makes a Set whose checkers all end with ctx at the latest. spawn runs a
 // goroutine that the owner waits for.
-func NewSet(ctx context.Context, e Env, sink Sink, spawn func(func())) *Set {
-	return &Set{ctx: ctx, env: e, sink: sink, spawn: spawn, runs: map[string]*run{}, all: map[string]<-chan struct{}{}}
+func NewSet(ctx context.Context, sink Sink, spawn func(func())) *Set {
+	return &Set{ctx: ctx, sink: sink, spawn: spawn, runs: map[string]*run{}, all: map[string]<-chan struct{}{}}
 }
 
 // Configure says which checkers there are. One that changed ends; Switch starts it
 // anew. It returns the resources that nobody sets any more.
-func (s *Set) Configure(confs []conf.Checker) (gone []string) {
+func (s *Set) Configure(confs []conf.Checker, e Env) (gone []string) {
 	old := s.confs
-	s.confs = confs
+	s.confs, s.env = confs, e
 	for name, r := range s.runs {
 		if c := s.find(name); c == nil || !reflect.DeepEqual(*c, r.conf) {
 			s.stop(name, r)
@@ -136,10 +136,11 @@ func (s *Set) Switch(on func(conf.When) bool, fresh bool) {
 	}
 }
 
-// Reset gives every resource whose checker does not work its value init.
-func (s *Set) Reset() {
+// Reset gives every resource whose checker does not work its value init, but those
+// that keep names.
+func (s *Set) Reset(keep func(conf.Checker) bool) {
 	for i := range s.confs {
-		if c := &s.confs[i]; s.runs[c.Resource()] == nil {
+		if c := &s.confs[i]; s.runs[c.Resource()] == nil && !keep(*c) {
 			s.sink.Assign(c.Resource(), Init, By(c.Kind))
 		}
 	}
@@ -154,13 +155,14 @@ func (s *Set) start(c conf.Checker, fresh bool) {
 	if fresh {
 		s.sink.Assign(name, Init, By(c.Kind))
 	}
+	checker := New(c, s.env)
 	s.spawn(func() {
 		defer close(r.ended)
 		if before != nil {
 			<-before
 		}
 		if ctx.Err() == nil {
-			New(c, s.env).Run(ctx, func(res Result) {
+			checker.Run(ctx, func(res Result) {
 				s.sink.Post(ctx, func() { s.take(r, res) })
 			})
 		}

@@ -29,9 +29,9 @@ type owner struct {
 func newOwner(t *testing.T, e Env, confs ...conf.Checker) (*owner, *Set) {
 	o := &owner{t: t, posted: make(chan func()), values: map[string]string{}}
 	ctx, cancel := context.WithCancel(context.Background())
-	s := NewSet(ctx, e, o, func(f func()) { o.wg.Go(f) })
+	s := NewSet(ctx, o, func(f func()) { o.wg.Go(f) })
 	t.Cleanup(func() { cancel(); o.wg.Wait() })
-	s.Configure(confs)
+	s.Configure(confs, e)
 	return o, s
 }
 
@@ -97,7 +97,7 @@ func TestSwitch(t *testing.T) {
 	service, pre := listener(t, "pre", conf.WhenPre)
 	_, prim := listener(t, "prim", conf.WhenPrim)
 	o, s := newOwner(t, Env{}, pre, prim)
-	s.Reset()
+	s.Reset(func(conf.Checker) bool { return false })
 	s.Switch(in(conf.WhenPre), true)
 	o.untilValue("tcp.pre", Up)
 	s.Switch(in(conf.WhenPre, conf.WhenPrim), true)
@@ -169,7 +169,7 @@ func TestConfigure(t *testing.T) {
 	o.untilValue("tcp.b", Up)
 	other := b
 	other.Port = 1 // nobody
-	if gone := s.Configure([]conf.Checker{other}); len(gone) != 1 || gone[0] != "tcp.a" {
+	if gone := s.Configure([]conf.Checker{other}, Env{}); len(gone) != 1 || gone[0] != "tcp.a" {
 		t.Errorf("gone: %v", gone)
 	}
 	s.Switch(in(conf.WhenPre), true)

@@ -1,0 +1,250 @@
+package ha
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/skfs/skfs/conf"
+	"github.com/skfs/skfs/ha/check"
+	"github.com/skfs/skfs/netvip"
+)
+
+// How the loop of a module (module.run) drives its checkers (package check). They
+// run as State.checking says, which Step changes; their verdicts are resources
+// (assign.go), on which the failover rules act.
+
+// checking belongs to the loop.
+type checking struct {
+	set       *check.Set
+	confs     []conf.Checker
+	finding   bool               // the interfaces of the virtual addresses are looked for
+	finder    context.CancelFunc // ends who does
+	found     []conf.Checker     // their checkers
+	vips      *vips              // whose addresses they are
+	adopted   bool               // what starts from now on has no value of an earlier daemon
+	switching bool               // in Step's wake: what is assigned waits until its actions are under way
+	waiting   []assignment       // …
+}
+
+// findAgain is how soon an interface that was not found is looked for again.
+const findAgain = 10 * time.Second
+
+// openChecks is called by the loop before it adopts.
+func (m *module) openChecks(ctx context.Context) {
+	run := m.paths.UserVar(m.name) + "/checkers"
+	if err := check.Sweep(run); err != nil {
+		m.errors(fmt.Sprintf("what an earlier daemon left of its checkers: %v", err))
+	}
+	m.checks = checking{set: check.NewSet(ctx, checkSink{m, ctx}, m.tasks.Go)}
+	m.configureChecks(ctx)
+	var stale []string // of checkers that are not configured any more
+	for name, r := range m.res.values {
+		if strings.HasSuffix(r.By, "check") && !slices.ContainsFunc(m.checks.confs, func(c conf.Checker) bool { return c.Resource() == name }) {
+			stale = append(stale, name)
+		}
+	}
+	m.forgetResources(stale...)
+}
+
+func (m *module) checkEnv() check.Env {
+	e := check.Env{Name: m.name, Dir: m.paths.UserBin(m.name), Var: m.paths.UserVar(m.name), Run: m.paths.UserVar(m.name) + "/checkers",
+		Vars: append(m.paths.ScriptEnv(m.name), m.mc.env...), LocalModule: m.otherModule}
+	if m.mc.logging {
+		e.Log = m.paths.UserLog(m.name)
+	}
+	return e
+}
+
+// configureChecks takes up the checkers of m.mc, and looks for the interfaces of
+// those that <interface check="on"> asks for.
+func (m *module) configureChecks(ctx context.Context) {
+	c, v := &m.checks, m.vips
+	if c.finder != nil {
+		c.finder()
+		c.finder = nil
+	}
+	if c.vips != v {
+		c.vips, c.found = v, nil
+	}
+	m.setChecks()
+	if c.finding = v.checksInterfaces() && len(c.found) == 0; !v.checksInterfaces() {
+		return
+	}
+	ctx, c.finder = context.WithCancel(ctx)
+	m.tasks.Go(func() {
+		for again := time.Duration(0); ; again = findAgain {
+			select {
+			case <-time.After(again):
+			case <-ctx.Done():
+				return
+			}
+			found, all := v.interfaceCheckers()
+			if m.post(ctx, func() { m.foundInterfaces(ctx, v, found) }) != nil || all {
+				return
+			}
+		}
+	})
+}
+
+// foundInterfaces adds the checkers of the interfaces that v's addresses are on.
+func (m *module) foundInterfaces(ctx context.Context, v *vips, found []conf.Checker) {
+	if m.vips != v { // of another configuration
+		return
+	}
+	m.checks.finding, m.checks.found = false, found // those that were not found hold up no start
+	m.setChecks()
+	m.switchChecks()
+	m.assignWaiting(ctx)
+}
+
+// setChecks: a checker of <check> goes before one that would set the same resource.
+func (m *module) setChecks() {
+	confs := slices.Clone(m.mc.checkers)
+	for _, c := range slices.Concat(m.mc.addressCheckers(), m.checks.found) {
+		if !slices.ContainsFunc(confs, func(o conf.Checker) bool { return o.Resource() == c.Resource() }) {
+			confs = append(confs, c)
+		}
+	}
+	m.checks.confs = confs
+	m.forgetResources(m.checks.set.Configure(confs, m.checkEnv())...)
+	// What a daemon that was killed has found out stays until there is news of it.
+	m.checks.set.Reset(func(c conf.Checker) bool { return !m.checks.adopted && m.state.checking(string(c.When)) })
+}
+
+// switchChecks starts and ends checkers as the state says now. It is called before
+// the actions of a Step are carried out, so that a stop script finds none.
+func (m *module) switchChecks() {
+	m.checks.switching = true
+	m.checks.set.Switch(func(w conf.When) bool { return m.state.checking(string(w)) }, m.checks.adopted)
+	m.checks.switching = false
+}
+
+// assignWaiting assigns what came up in switchChecks.
+func (m *module) assignWaiting(ctx context.Context) {
+	for len(m.checks.waiting) > 0 {
+		a := m.checks.waiting[0]
+		m.checks.waiting = m.checks.waiting[1:]
+		m.assigned(ctx, a)
+	}
+}
+
+// gate lets the module leave WAIT when all checkers of class pre have given a
+// verdict.
+func (m *module) gate(ctx context.Context) {
+	if !m.state.Conf.Gate || m.state.Checked || m.state.Live&PartPre == 0 || m.checks.finding {
+		return
+	}
+	for _, c := range m.checks.confs {
+		if c.When == conf.WhenPre && c.Kind != conf.CheckSplitbrain && m.state.checking(string(c.When)) && m.res.values[c.Resource()].Value == check.Init {
+			return
+		}
+	}
+	m.step(ctx, Checked{})
+}
+
+// checkSink is where checkers tell what they find out.
+type checkSink struct {
+	m   *module
+	ctx context.Context // of the loop's tasks
+}
+
+func (s checkSink) Post(ctx context.Context, f func()) error { return s.m.post(ctx, f) }
+
+func (s checkSink) Assign(resource, value, by string) {
+	a := assignment{Name: resource, Value: value, By: by}
+	if s.m.checks.switching {
+		s.m.checks.waiting = append(s.m.checks.waiting, a)
+		return
+	}
+	s.m.assigned(s.ctx, a)
+}
+
+func (s checkSink) Note(by, text string) { s.m.log.Write(LevelInfo, by, text) }
+
+func (s checkSink) Restarted(resource, by string) {
+	if s.m.state.serves() {
+		s.m.step(s.ctx, Asked{Command{Name: "stopstart", Identity: by}})
+	}
+}
+
+// noteStart notes when the application is started, for the checkers of modules that
+// depend on this one.
+func (m *module) noteStart(actions []Action) {
+	for _, a := range actions {
+		if r, ok := a.(Run); ok && r.Task.starts() && r.Task.Part&(PartPrim|PartBoth) != 0 {
+			m.began = time.Now()
+		}
+	}
+}
+
+// otherModule answers a module checker for a module of this node.
+func (m *module) otherModule(name string) (check.Module, error) {
+	st, err := m.other(name)
+	if err != nil {
+		if errors.Is(err, ErrNoModule) {
+			err = ErrNoModule // the checker says which
+		}
+		return check.Module{}, err
+	}
+	return check.Module{Node: st.Node, Role: st.Role.String(), Colour: st.Colour.String(), Started: st.Started}, nil
+}
+
+// addressCheckers are the ip checkers that <virtual_addr check="on"> asks for (§15.11).
+func (mc *moduleConf) addressCheckers() []conf.Checker {
+	var all []conf.Checker
+	for _, v := range mc.vips {
+		if v.check {
+			all = append(all, conf.Checker{Kind: conf.CheckIP, Ident: v.name, When: conf.WhenPrim, Addr: v.name, Interval: ipInterval})
+		}
+	}
+	return all
+}
+
+const ipInterval = 10 * time.Second
+
+// gates says that there are checkers whose first verdict a start waits for.
+func (mc *moduleConf) gates() bool {
+	return slices.ContainsFunc(mc.checkers, func(c conf.Checker) bool { return c.When == conf.WhenPre && c.Kind != conf.CheckSplitbrain }) ||
+		slices.ContainsFunc(mc.vips, func(v vipConf) bool { return v.checkIntf })
+}
+
+func (v *vips) checksInterfaces() bool {
+	return slices.ContainsFunc(v.confs, func(c vipConf) bool { return c.checkIntf })
+}
+
+// interfaceCheckers are the intf checkers that <interface check="on"> asks for
+// (§15.10), each named for the network of its interface. all: every interface was
+// found.
+func (v *vips) interfaceCheckers() (found []conf.Checker, all bool) {
+	host, err := v.open()
+	if err != nil {
+		v.log(err.Error())
+		return nil, false
+	}
+	places := make([]conf.Checker, len(v.confs))
+	failed := v.each(func(i int, a netvip.Address) error {
+		if !v.confs[i].checkIntf {
+			return nil
+		}
+		p, err := host.Find(a)
+		if err != nil {
+			return err
+		}
+		c := conf.Checker{Kind: conf.CheckIntf, Ident: p.Prefix.Masked().Addr().String(), When: conf.WhenPre, Intf: p.Interface}
+		if p.Own.IsValid() {
+			c.Addr = p.Own.String()
+		}
+		places[i] = c
+		return nil
+	})
+	for _, c := range places {
+		if c.Kind != "" && !slices.ContainsFunc(found, func(o conf.Checker) bool { return o.Ident == c.Ident }) {
+			found = append(found, c)
+		}
+	}
+	return found, failed == 0
+}
