@@ -48,7 +48,7 @@ func (s *State) wants(r Role) Parts {
 // because it hears us, or is not started.
 func (m *machine) certain() bool {
 	p := m.Peer
-	return m.silent() || m.heard() && !p.Primary && (p.HearsMe || p.Role == RoleStop || p.Role == RoleWait && !p.Ready)
+	return m.peerDead() || m.heard() && !p.Primary && (p.HearsMe || p.Role == RoleStop || p.Role == RoleWait && !p.Ready)
 }
 
 // address sets what is missing, once at a time. The link is asked first whether
@@ -134,6 +134,7 @@ func (m *machine) forget() {
 		m.Links[i] = LinkUnknown
 	}
 	m.Peer = Beat{}
+	m.rejoined()
 }
 
 // announce tells the link again where the addresses are: another primary had them

@@ -206,6 +206,37 @@ func (mc *moduleConf) addressCheckers() []conf.Checker {
 
 const ipInterval = 10 * time.Second
 
+// witness is the splitbrain checker, nil if there is none.
+func (mc *moduleConf) witness() *conf.Checker {
+	i := slices.IndexFunc(mc.checkers, func(c conf.Checker) bool { return c.Kind == conf.CheckSplitbrain })
+	if i < 0 {
+		return nil
+	}
+	return &mc.checkers[i]
+}
+
+// A witness that has not answered within witnessLimit cannot be reached. It is asked
+// again every witnessEvery of it, so that one lost packet is no verdict.
+const (
+	witnessLimit = 2 * time.Second
+	witnessEvery = 200 * time.Millisecond
+)
+
+// reachWitness is TaskWitness.
+func (mc *moduleConf) reachWitness(ctx context.Context) error {
+	w := mc.witness()
+	if w == nil {
+		return nil // it is not configured any more
+	}
+	ctx, cancel := context.WithTimeout(ctx, witnessLimit)
+	defer cancel()
+	ping := check.Ping
+	if mc.ping != nil {
+		ping = mc.ping
+	}
+	return ping(ctx, w.Addr, witnessEvery)
+}
+
 // gates says that there are checkers whose first verdict a start waits for.
 func (mc *moduleConf) gates() bool {
 	return slices.ContainsFunc(mc.checkers, func(c conf.Checker) bool { return c.When == conf.WhenPre && c.Kind != conf.CheckSplitbrain }) ||

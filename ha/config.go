@@ -1,6 +1,7 @@
 package ha
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"slices"
@@ -31,7 +32,8 @@ type moduleConf struct {
 	lease    time.Duration
 	tcpReset bool
 
-	checkers []conf.Checker // of <check>; see also addressCheckers, interfaceCheckers
+	checkers []conf.Checker                                                    // of <check>; see also addressCheckers, interfaceCheckers
+	ping     func(ctx context.Context, host string, every time.Duration) error // nil: check.Ping
 
 	scripts             bool // there is a <user>
 	logging             bool
@@ -67,7 +69,7 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 	default:
 		return nil, fmt.Errorf("module %s: mode %q is not supported by this version, only mirror and light are", am, m.Mode)
 	}
-	mc.conf.Gate = mc.gates()
+	mc.conf.Gate, mc.conf.Witness = mc.gates(), mc.witness() != nil
 	return mc, nil
 }
 

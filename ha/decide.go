@@ -92,9 +92,13 @@ func (m *machine) decideWait() bool {
 		m.follow()
 		return true
 	case m.Want == WantPrim:
+		m.overruled()
 		return m.claim(ForcePrim, RoleAlone)
 	case m.Want == WantPrimforce:
+		m.overruled()
 		return m.claim(ForcePrimforce, RoleAlone)
+	case m.silent() && !m.peerDead():
+		return m.wait(NoBlock) // the witness decides
 	case p.Role == RoleWait && !(p.Ready && p.HearsMe), p.Role == RoleSecond:
 		return m.wait(NoBlock) // it is about to take over, to wait, or to know
 	case m.Want == WantSecond:
@@ -190,6 +194,8 @@ func (m *machine) decideSecond() bool {
 	case !m.Fresh:
 		m.leave()
 		return true
+	case m.silent() && !m.peerDead():
+		return false // the witness decides
 	case m.silent():
 		return m.takeOver("no heartbeat")
 	case p.Role == RoleSecond && p.Released < m.Epoch && (m.Released >= m.Epoch || m.Conf.Second):
@@ -232,7 +238,7 @@ func (m *machine) decidePrimary() bool {
 	case m.Role == RoleAlone && m.secondReady():
 		m.become(RolePrim)
 		return true
-	case m.Role == RolePrim && (m.silent() || m.heard() && p.Role != RoleSecond || m.Lost):
+	case m.Role == RolePrim && (m.peerDead() || m.heard() && p.Role != RoleSecond || m.Lost):
 		m.become(RoleAlone)
 		return true
 	case m.Up != m.wants(m.Role):

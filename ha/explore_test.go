@@ -155,6 +155,7 @@ func TestWalks(t *testing.T) {
 		{true, false, "node a"}, {false, false, "lastprim"}, {true, true, "lastprim"},
 		{true, false, "syncat"}, {true, true, "syncat"}, {true, false, "syncdelta"}, {true, true, "syncdelta"},
 		{true, false, "address"}, {false, false, "address check"}, {true, true, "address"},
+		{true, false, "witness"}, {false, false, "witness"},
 		{true, false, "address pause"}, {false, false, "address pause"}, {true, true, "address pause"},
 	} {
 		t.Run(fmt.Sprintf("data=%v,cuts=%v,%s", c.data, c.cuts, c.variant), func(t *testing.T) {

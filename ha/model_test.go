@@ -23,6 +23,7 @@ type world struct {
 	dues   int     // scheduled synchronisations
 	asks   int     // full copies that were demanded: each at a time of its own
 	owed   [2]bool // a full copy was demanded on node i, and none has ended since
+	seers  [2]bool // who reaches the witness while the heartbeats are cut
 	bad    string
 	step   func(State, Event, time.Time) (State, []Action)
 }
@@ -96,6 +97,8 @@ func mconf(i int, data bool, variant string) Conf {
 		c.SyncDelta = time.Hour
 	case "address", "address pause":
 		c.Addresses = []VirtualAddress{{Name: "10.0.0.10"}}
+	case "witness":
+		c.Witness = true
 	case "address check":
 		c.Addresses = []VirtualAddress{{Name: "10.0.0.10", Check: true}}
 	}
@@ -245,7 +248,7 @@ func (w *world) moves(commands bool) []move {
 				}, "%d: a synchronisation is due", i)
 			}
 			add(true, func(w *world) { w.killDaemon(i) }, "%d: daemon killed", i)
-			if n.s.Held != "" {
+			if n.s.Held != "" && !n.s.Split {
 				add(false, func(w *world) { w.event(i, Ruled{ImplicitWakeup, "wakeup"}) }, "%d: no rule says wait any more", i)
 			}
 			if commands && n.s.Role != RoleStop {
@@ -452,6 +455,13 @@ func (w *world) exec(i, k int) {
 	n := &w.n[i]
 	t := n.tasks[k].run
 	r := &n.r
+	if t.Task.Kind == TaskWitness {
+		n.tasks[k].done, n.tasks[k].res = true, Done{ID: t.ID}
+		if !w.sees(i) {
+			n.tasks[k].res.Err = errors.New("it does not answer")
+		}
+		return
+	}
 	if t.Task.Kind >= TaskAddress {
 		n.tasks[k].done, n.tasks[k].res = true, w.address(i, n.tasks[k])
 		return
@@ -575,10 +585,12 @@ func (w *world) key() string {
 				who = 'y'
 			case s.AddressID:
 				who = 'v'
+			case s.WitnessID:
+				who = 'w'
 			}
 			b = fmt.Appendf(b, "%c%v%v%v%v%v;", who, t.run.Task, t.done, t.old, t.res.Err, t.res.Missing)
 		}
-		s.AddressID = nz(s.AddressID)
+		s.AddressID, s.WitnessID = nz(s.AddressID), nz(s.WitnessID)
 		s.TaskID, s.CurID, s.Alone, s.Yield = 0, nz(s.CurID), nz(s.Alone), nz(s.Yield)
 		b = fmt.Appendf(b, "%v %v %v %v %v|", n.up, n.daemon, n.disk, n.r, s)
 		b = fmt.Appendf(b, "%v|", n.v)

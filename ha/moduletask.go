@@ -32,6 +32,8 @@ func (m *module) carryOut(ctx context.Context, a Run) {
 			v.remove(ctx)
 			return Done{ID: a.ID}
 		}
+	case TaskWitness:
+		work = func() Done { return Done{ID: a.ID, Err: mc.reachWitness(ctx)} }
 	case TaskAnnounce:
 		work = func() Done {
 			v.announce()

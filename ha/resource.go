@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/skfs/skfs/conf"
 )
 
 // resources are the named facts of a module, SAFEVAR/modules/AM/resource.db, with
@@ -175,6 +177,12 @@ func (s *State) resources(now time.Time) map[string]string {
 			v = updown(l == LinkUp)
 		}
 		r["heartbeat."+s.Conf.Heartbeats[i]] = v
+	}
+	if s.Conf.Witness {
+		r[conf.SplitUptodate] = "init"
+		if s.Role != RoleStop {
+			r[conf.SplitUptodate] = updown(!s.Split)
+		}
 	}
 	if s.Conf.HasData {
 		uptodate := s.Reign && s.Established || s.Role == RoleSecond && s.Fresh || s.Role == RoleWait && s.Why == NoBlock && s.sure()

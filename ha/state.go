@@ -62,6 +62,8 @@ type State struct {
 	LoopFrom time.Time
 	Held     string   // the failover rule that keeps the module in WAIT, "": none; see ruled.go
 	Checked  bool     // the checkers of class pre have given their first verdict, see Conf.Gate
+	Witness  Link     // whether it was reached since the peer is silent, see witness.go
+	Split    bool     // …and it was not: splitbrain.uptodate is down
 	Live     Parts    // started, and not being stopped: what checkers may look at, see classes.go
 	Settings Settings // what commands have changed of the configuration
 	Rebooted bool     // an automatic reboot was asked for; the module starts again after it
@@ -79,6 +81,7 @@ type State struct {
 	Tried     bool      `json:"-"` // the last attempt is over: not again before the next Tick
 	Yield     uint64    // id of a Replica.Outdate under way beside the plan
 	YieldD    Drop      // …and what it concedes
+	WitnessID uint64    // id of a TaskWitness under way beside the plan
 
 	Links  []Link `json:"-"` // verdicts about the heartbeats, as in Conf.Heartbeats
 	Peer   Beat   `json:"-"` // the last word of the peer, zero when it is silent
@@ -101,6 +104,7 @@ type Conf struct {
 	SyncDelta    time.Duration // see conf.RFS
 	Addresses    []VirtualAddress
 	SyncAt       bool // the data is brought up to date at scheduled times only
+	Witness      bool // there is a splitbrain checker
 	Reboot       bool // automatic_reboot: an automatic stopstart reboots the host instead
 	Gate         bool // leave WAIT only after Checked: there are checkers of class pre
 }

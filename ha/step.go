@@ -95,13 +95,14 @@ func (m *machine) synced() bool { return !m.Conf.HasData || m.Data.Synced }
 // conceded says that the peer cannot be promoted behind this primary's back: it
 // has said so, or is being synchronised by us, or is dead as far as can be known.
 func (m *machine) conceded() bool {
-	return m.silent() || m.Data.Joined || m.heard() && m.Peer.Outdated.covers(m.Drop)
+	return m.peerDead() || m.Data.Joined || m.heard() && m.Peer.Outdated.covers(m.Drop)
 }
 
 // beside starts what may not wait for the plan: an application script that
 // writes to frozen data ends only after Alone, and the peer's frozen
 // application goes on only after this node conceded.
 func (m *machine) beside() {
+	m.askWitness()
 	m.withdraw()
 	m.address()
 	if m.Reign && m.Established && m.Data.Frozen && m.Alone == 0 && m.Cur.Kind != TaskDemote && m.conceded() {
@@ -194,6 +195,7 @@ func (m *machine) advance() bool {
 // to be started again.
 func (m *machine) ended() {
 	m.Role, m.Up, m.Live, m.Data, m.Held, m.Checked = RoleStop, 0, 0, Data{}, "", false
+	m.Witness, m.WitnessID, m.Split = LinkUnknown, 0, false
 	if m.Order != OrderStopstart && m.Order != OrderReboot {
 		m.Settings = Settings{Failover: m.Settings.Failover}
 	}
@@ -235,6 +237,9 @@ func (m *machine) done(d Done) {
 		return
 	case m.AddressID:
 		m.addressed(d)
+		return
+	case m.WitnessID:
+		m.witnessed(d)
 		return
 	case m.Yield:
 		// The concession stands even if the replica could not note it: ha.state has.

@@ -37,6 +37,9 @@ func (m *machine) take(e Event) {
 		m.adopted(e)
 	case Reconfigured:
 		m.Conf = e.Conf
+		if !m.Conf.Witness {
+			m.Witness, m.WitnessID, m.Split = LinkUnknown, 0, false
+		}
 		m.paired()
 		if len(m.Links) != len(e.Conf.Heartbeats) {
 			m.Links = make([]Link, len(e.Conf.Heartbeats))
@@ -347,6 +350,9 @@ func (m *machine) linked(e Linked) {
 		return
 	}
 	m.Links[e.Index] = e.Link
+	if e.Link == LinkUp {
+		m.rejoined()
+	}
 	if e.Link != LinkUnknown {
 		value := "up"
 		if e.Link == LinkDown {
@@ -387,6 +393,7 @@ func (m *machine) adopted(e Adopted) {
 	if m.Live == 0 && m.Role != RoleStop && m.idle() { // an older version did not keep it
 		m.Live = PartPre | m.Up&^(PartAddress|PartFarm)
 	}
+	m.WitnessID = 0 // asked again when the heartbeats are silent for this daemon too
 	if m.Data.Running && m.Cur.Kind != TaskStart && m.Cur.Kind != TaskStop {
 		if e.Found {
 			m.adoptedReplica(e.Status)

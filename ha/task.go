@@ -36,11 +36,13 @@ const (
 	TaskShare   // farm: become a member that answers for the virtual addresses; Done when the filter is in force
 	TaskUnshare // …and leave
 	TaskReboot  // reboot the host; Done when that is under way
+
+	TaskWitness // reach the witness; Done with an error when it does not answer
 )
 
 var taskNames = [...]string{"", "script", "start replica", "stop replica", "promote", "follow", "demote", "alone",
 	"outdate", "status", "cut", "abandon", "join", "claim", "role", "release", "end", "set address", "remove address", "announce address",
-	"share address", "unshare address", "reboot"}
+	"share address", "unshare address", "reboot", "reach witness"}
 
 func (k TaskKind) String() string { return taskNames[k] }
 

@@ -1,0 +1,203 @@
+package ha
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skfs/skfs/conf"
+	"github.com/skfs/skfs/ha/check"
+)
+
+// service is a TCP service of node i that can be switched off and on.
+type service struct {
+	t    *testing.T
+	addr string
+	l    net.Listener
+}
+
+func newService(t *testing.T) *service {
+	s := &service{t: t, addr: "127.0.0.1:0"}
+	s.on()
+	s.addr = s.l.Addr().String()
+	t.Cleanup(func() { s.l.Close() })
+	return s
+}
+
+func (s *service) on() {
+	s.t.Helper()
+	var err error
+	if s.l, err = net.Listen("tcp", s.addr); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *service) off() { s.l.Close() }
+
+// checker is a tcp checker of it.
+func (s *service) checker(ident string, when conf.When) conf.Checker {
+	return conf.Checker{Kind: conf.CheckTCP, Ident: ident, When: when, Addr: "127.0.0.1", Port: s.l.Addr().(*net.TCPAddr).Port,
+		Interval: 20 * time.Millisecond, Timeout: waitLimit}
+}
+
+// checkPair is a pair whose first node has these checkers.
+func checkPair(t *testing.T, checkers ...conf.Checker) *pair {
+	return newPair(t, false, func(mc *moduleConf) {
+		if !mc.conf.Second {
+			mc.checkers = checkers
+			mc.conf.Gate = mc.gates()
+		}
+	})
+}
+
+// value waits until a resource of node 0 has a value.
+func (p *pair) is(name, want string) {
+	p.t.Helper()
+	p.until(0, name+" "+want, func(st ModuleState) bool { return resource(st, name) == want })
+}
+
+func resource(st ModuleState, name string) string {
+	for _, r := range st.Resources {
+		if r.Name == name {
+			return r.Value
+		}
+	}
+	return ""
+}
+
+func (p *pair) now(i int) ModuleState {
+	p.t.Helper()
+	st, err := p.sups[i].State("mirror")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return st
+}
+
+// Checkers work as long as their part of the module does, and are ended before its
+// stop scripts.
+func TestCheckersOfClasses(t *testing.T) {
+	s := newService(t)
+	var all []conf.Checker
+	for _, when := range []conf.When{conf.WhenPre, conf.WhenBoth, conf.WhenPrim, conf.WhenSecond} {
+		all = append(all, s.checker(string(when), when))
+	}
+	p := checkPair(t, all...)
+	values := func(i int) string {
+		st := p.now(i)
+		return fmt.Sprint(resource(st, "tcp.pre"), " ", resource(st, "tcp.both"), " ", resource(st, "tcp.prim"), " ", resource(st, "tcp.second"))
+	}
+	if got := values(0); got != "init init init init" {
+		t.Errorf("of a stopped module: %s", got)
+	}
+	p.do(0, "prim")
+	p.want("ALONE green")
+	for _, r := range []string{"tcp.pre", "tcp.both", "tcp.prim"} {
+		p.is(r, check.Up)
+	}
+	if got := values(0); got != "up up up init" {
+		t.Errorf("ALONE: %s", got)
+	}
+	n := p.logged(0, 0, "Resource tcp.pre set to up by tcpcheck", "Script start_prim", "Resource tcp.prim set to up by tcpcheck")
+	p.do(1, "second")
+	p.want("PRIM green", "SECOND green")
+	p.do(0, "swap")
+	p.want("SECOND green", "PRIM green")
+	p.is("tcp.second", check.Up)
+	if got := values(0); got != "up up init up" {
+		t.Errorf("SECOND: %s", got)
+	}
+	p.do(0, "stop")
+	p.want("STOP red")
+	if got := values(0); got != "init init init init" {
+		t.Errorf("STOP: %s", got)
+	}
+	p.logged(0, n, "Begin of Swap", "Resource tcp.second set to up by tcpcheck", "End of stop")
+	// The application is stopped for others than its checker.
+	lines := p.lines(0)
+	if i := slices.IndexFunc(lines, func(l string) bool { return strings.HasSuffix(l, "set to down by tcpcheck") }); i >= 0 {
+		t.Errorf("a checker looked at what was stopped: %q", lines[i])
+	}
+}
+
+// A start waits for the first verdict of the checkers of class pre.
+func TestGateOfCheckers(t *testing.T) {
+	never := conf.Checker{Kind: conf.CheckCustom, Ident: "never", When: conf.WhenPre, Exec: "watch"}
+	p := checkPair(t, never)
+	p.script(0, "watch", `echo "$*" >>"$SAFEVAR/watching"; while :; do sleep 1; done`)
+	p.do(0, "prim")
+	p.until(0, "WAIT", func(st ModuleState) bool { return st.Role == RoleWait })
+	watching := filepath.Join(p.paths(0).SafeVar, "watching")
+	for deadline := time.Now().Add(waitLimit); ; time.Sleep(10 * time.Millisecond) {
+		if data, _ := os.ReadFile(watching); string(data) == "mirror custom.never\n" {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("the program of the checker was called so: %q\n%s", data, p.logs())
+		}
+	}
+	p.is("custom.never", check.Init)
+	p.do(0, "set", "custom.never", "up")
+	p.want("ALONE green")
+	lines := p.lines(0)
+	verdict := slices.Index(lines, "Resource custom.never set to up by SYSTEM/root")
+	alone := slices.Index(lines, "Script start_prim")
+	if verdict < 0 || alone < verdict {
+		t.Errorf("the module did not wait for the verdict:\n%s", strings.Join(lines, "\n"))
+	}
+	p.do(0, "stop")
+	p.want("STOP red")
+	p.is("custom.never", check.Init)
+}
+
+// A daemon that is started again goes on with what the last one has found out.
+func TestCheckersAfterKill(t *testing.T) {
+	s := newService(t)
+	p := checkPair(t, s.checker("prim", conf.WhenPrim))
+	p.do(0, "prim")
+	p.is("tcp.prim", check.Up)
+	n := len(p.lines(0))
+	p.close(0)
+	s.off()
+	p.open(0)
+	p.is("tcp.prim", check.Down)
+	p.want("ALONE green")
+	lines := p.lines(0)[n:]
+	if i := slices.IndexFunc(lines, func(l string) bool { return strings.HasPrefix(l, "Resource tcp.prim") }); i < 0 || lines[i] != "Resource tcp.prim set to down by tcpcheck" {
+		t.Errorf("the new daemon says %q", lines)
+	}
+	s.on()
+	p.is("tcp.prim", check.Up)
+}
+
+// Command checker, §9.4; and <check> can be changed while the module runs.
+func TestCheckerOff(t *testing.T) {
+	s := newService(t)
+	p := checkPair(t, s.checker("a", conf.WhenPre), s.checker("b", conf.WhenPrim))
+	p.do(0, "prim")
+	p.want("ALONE green")
+	p.is("tcp.a", check.Up)
+	p.is("tcp.b", check.Up)
+	p.do(0, "checker", "off")
+	p.is("tcp.a", check.Init)
+	p.is("tcp.b", check.Init)
+	p.is("usersetting.checker", "off")
+	p.do(0, "checker", "on")
+	p.is("tcp.a", check.Up)
+	p.is("tcp.b", check.Up)
+
+	fresh := *p.confs[0]
+	fresh.checkers = []conf.Checker{s.checker("c", conf.WhenPrim), s.checker("b", conf.WhenPrim)}
+	m := p.sups[0].modules["mirror"]
+	if err := m.post(context.Background(), func() { m.reconfigure(m.ctx, m.ctx, &fresh) }); err != nil {
+		t.Fatal(err)
+	}
+	p.is("tcp.c", check.Up)
+	p.is("tcp.a", "")
+	p.is("tcp.b", check.Up)
+}
