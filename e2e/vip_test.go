@@ -33,7 +33,8 @@ const vipTag = `    <vip>
           </real_interface>
         </interface>
       </interface_list>
-    </vip>`
+    </vip>
+    <failover period="100" handle_time="300"/>`
 
 // §4.2.6: clients reach the application at its virtual addresses, wherever it runs.
 func TestVirtualAddress(t *testing.T) {
@@ -165,7 +166,7 @@ func TestVirtualAddress(t *testing.T) {
 	t.Run("somebody removes an address", func(t *testing.T) {
 		s := begin(t, p)
 		run(t, p.Nodes[0].Host, "ip", "addr", "del", vip4+"/24", "dev", "eth0")
-		s.logged(0, "removed from eth0 by somebody else", "Resource ip."+vip4+" set to down by ipcheck", "Action stopstart from failover rule ip_failure")
+		s.logged(0, "removed from eth0 by somebody else", "Resource ip."+vip4+" set to down by ipcheck", "Action stopstart from failover rule ip_failure", "Action start called automatically")
 		s.await("SECOND", "PRIM")
 		served(t, p, 1)
 	})

@@ -2,17 +2,20 @@ package ha
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/ha/check"
+	"github.com/skfs/skfs/ha/rules"
 )
 
 // service is a TCP service of node i that can be switched off and on.
@@ -173,6 +176,72 @@ func TestCheckersAfterKill(t *testing.T) {
 	}
 	s.on()
 	p.is("tcp.prim", check.Up)
+}
+
+// §4.4.3: a module waits as long as a service that it needs is away.
+func TestWaitForService(t *testing.T) {
+	s := newService(t)
+	p := newPair(t, false, func(mc *moduleConf) {
+		own, err := rules.Parse("ext_failure: if (tcp.ext == down) then wait();", conf.Nearest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mc.rules = conf.Failover{Period: 50 * time.Millisecond, HandleTime: 50 * time.Millisecond, Rules: rules.Extend(own, true)}
+		if !mc.conf.Second {
+			mc.checkers = []conf.Checker{s.checker("ext", conf.WhenPre)}
+			mc.conf.Gate = mc.gates()
+		}
+	})
+	s.off()
+	p.do(0, "start")
+	p.want("WAIT red")
+	n := p.logged(0, 0, "Script prestart", "Resource tcp.ext set to down by tcpcheck", "Action wait from failover rule ext_failure")
+	s.on()
+	p.want("ALONE green")
+	n = p.logged(0, n, "Resource tcp.ext set to up by tcpcheck", "Transition WAKEUP from failover rule Implicit_WAKEUP", "Script start_prim")
+	p.do(1, "start")
+	p.want("PRIM green", "SECOND green")
+	s.off()
+	p.want("WAIT red", "ALONE green")
+	n = p.logged(0, n, "Resource tcp.ext set to down by tcpcheck", "Action wait from failover rule ext_failure",
+		"Transition WAIT_TR from failover rule ext_failure", "Script stop_prim")
+	s.on()
+	p.want("SECOND green", "PRIM green")
+	p.logged(0, n, "Resource tcp.ext set to up by tcpcheck", "Transition WAKEUP from failover rule Implicit_WAKEUP")
+	if i := slices.Index(p.lines(0), "Script poststop"); i >= 0 {
+		t.Error("a module that waits ran poststop")
+	}
+}
+
+// §13.17: a second that lost its primary and does not reach the witness waits, until it
+// hears the primary again.
+func TestSecondWithoutWitness(t *testing.T) {
+	var away atomic.Bool
+	p := newPair(t, true, func(mc *moduleConf) {
+		mc.rules = conf.Failover{Period: time.Second, HandleTime: time.Second, Rules: rules.Extend(nil, true)}
+		mc.checkers = []conf.Checker{{Kind: conf.CheckSplitbrain, Ident: "witness", When: conf.WhenPre, Addr: "127.0.0.1", Interval: time.Hour, Timeout: waitLimit}}
+		mc.conf.Witness = true
+		mc.ping = func(context.Context, string, time.Duration) error {
+			if away.Load() {
+				return errors.New("it does not answer")
+			}
+			return nil
+		}
+	})
+	p.up()
+	away.Store(true)
+	p.close(0)
+	p.want("-", "WAIT red")
+	n := p.logged(1, 0, "Resource heartbeat.default set to down by heart", "Resource splitbrain.uptodate set to down by splitbraincheck",
+		"Action wait from failover rule splitbrain_failure", "Transition WAIT_TR from failover rule splitbrain_failure", "Local state WAIT red")
+	p.open(0)
+	p.want("PRIM green", "SECOND green")
+	n = p.logged(1, n, "Resource splitbrain.uptodate set to up by splitbraincheck", "Transition WAKEUP from failover rule Implicit_WAKEUP")
+	away.Store(false)
+	p.close(0)
+	p.want("-", "ALONE green")
+	p.logged(1, n, "Reason of failover: no heartbeat")
+	p.open(0) // it has to be there for the end of the test
 }
 
 // Command checker, §9.4; and <check> can be changed while the module runs.

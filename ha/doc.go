@@ -97,6 +97,17 @@
 //
 //	assign ──▶ resources ──▶ failoverMachine.judge ──▶ Ruled ──▶ Step
 //
+// Checkers (package check) run as checking.go says: those of <check>, and those that
+// <vip> asks for. They are switched in the wake of each Step, before its actions, so
+// that nobody looks at what is being stopped. A start leaves WAIT when those of class
+// pre have given a verdict and the rules have been judged on it (Conf.Gate, Checked).
+//
+// # The witness
+//
+// With a splitbrain checker silence is not death: witness.go. The resource
+// splitbrain.uptodate goes down and the module to WAIT at once, not after handle_time;
+// what lets it go on is the rule.
+//
 // # Virtual addresses
 //
 // They are on the primary from before start_prim until after stop_prim (address.go),
@@ -113,8 +124,9 @@
 // A daemon that was killed finds its addresses and goes on to renew them; one that
 // finds them gone is in the same position as a host that was stopped.
 //
-// An address that somebody removed, or that cannot be set, restarts the module if
-// it has check="on" (ip.ADDR, rule ip_failure); else it is tried again every second.
+// An address that cannot be set is tried again every second; so is one that somebody
+// removed, unless it has check="on": then its ip checker tells, and the rule ip_failure
+// decides.
 // A conflict is logged and answered, never given in to: which of two primaries
 // stays is decided by their beats, and the one that gives way drops its addresses
 // before it stops its application.
@@ -144,8 +156,8 @@
 // # Assumptions
 //
 //   - A peer that is silent on all heartbeats for their timeout is dead. When it is
-//     only cut off, both nodes end as ALONE (§4.2.10): there is no witness yet. The
-//     same holds for a daemon that stays away longer than the timeout while its
+//     only cut off, both nodes end as ALONE (§4.2.10) unless a witness tells them
+//     apart (witness.go). The same holds for a daemon that stays away longer than the timeout while its
 //     application runs.
 //   - Clocks of the nodes need not agree: nothing compares them. syncdelta and
 //     syncat go by this node's own; a clock that was set back makes nothing recent.

@@ -9,13 +9,14 @@ import (
 
 // Config is the module that both hosts run.
 type Config struct {
-	Dirs      []string // replicated directories, default /replicated
-	Async     string   // default "second"
-	TimeoutMs int      // of the heartbeats, default 2500
-	StartPrim string   // shell commands of the script start_prim
-	StopPrim  string   // shell commands of the script stop_prim, which is called twice: $1 is force the second time
-	RFS       string   // more attributes of <rfs>, such as nbremconn="2"
-	Service   string   // more tags of <service>, such as <vip>
+	Dirs      []string          // replicated directories, default /replicated
+	Async     string            // default "second"
+	TimeoutMs int               // of the heartbeats, default 2500
+	StartPrim string            // shell commands of the script start_prim
+	StopPrim  string            // shell commands of the script stop_prim, which is called twice: $1 is force the second time
+	RFS       string            // more attributes of <rfs>, such as nbremconn="2"
+	Service   string            // more tags of <service>, such as <vip>
+	Programs  map[string]string // more files of the module's bin, by name
 }
 
 func (c Config) withDefaults() Config {

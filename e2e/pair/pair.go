@@ -120,11 +120,15 @@ func (p *Pair) configure(ctx context.Context, n *Node) error {
 	if _, err := n.Skfs(ctx, "module", "install", "-m", Module); err != nil {
 		return err
 	}
-	for file, content := range map[string]string{
+	files := map[string]string{
 		"conf/userconfig.xml": p.config.userconfig(),
 		"bin/start_prim":      script(p.config.StartPrim),
 		"bin/stop_prim":       script(p.config.StopPrim),
-	} {
+	}
+	for name, content := range p.config.Programs {
+		files["bin/"+name] = content
+	}
+	for file, content := range files {
 		path := n.Path(filepath.Join(safe, "modules", Module, file))
 		if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
 			return err
