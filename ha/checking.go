@@ -118,6 +118,9 @@ func (m *module) setChecks() {
 // switchChecks starts and ends checkers as the state says now. It is called before
 // the actions of a Step are carried out, so that a stop script finds none.
 func (m *module) switchChecks() {
+	if m.checks.set == nil { // no loop drives the module
+		return
+	}
 	m.checks.switching = true
 	m.checks.set.Switch(func(w conf.When) bool { return m.state.checking(string(w)) }, m.checks.adopted)
 	m.checks.switching = false

@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Client speaks to a replica through its control socket.
@@ -134,8 +137,63 @@ func (c *Client) Demote(ctx context.Context) error {
 	return err
 }
 
-// Stop ends the replica.
+// endPatience is how long a replica may take to end after it said that it will.
+const endPatience = 30 * time.Second
+
+// Stop ends the replica. It returns when its process has: only then its files are not
+// locked any more, and another one can start.
 func (c *Client) Stop(ctx context.Context, clean bool) error {
-	_, err := c.call(ctx, request{Method: "stop", Clean: clean})
-	return err
+	ended := c.processEnd()
+	defer ended.close()
+	if _, err := c.call(ctx, request{Method: "stop", Clean: clean}); err != nil {
+		return err
+	}
+	return ended.wait(ctx)
+}
+
+// processEnd is a pidfd of the process at the other end; -1: there is none to wait for.
+type processEnd int
+
+func (c *Client) processEnd() processEnd {
+	conn, ok := c.conn.(*net.UnixConn)
+	if !ok {
+		return -1
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return -1
+	}
+	fd := -1
+	raw.Control(func(socket uintptr) {
+		// The process is there as long as it has not closed its end.
+		if cred, err := unix.GetsockoptUcred(int(socket), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil && int(cred.Pid) != os.Getpid() {
+			if fd, err = unix.PidfdOpen(int(cred.Pid), 0); err != nil {
+				fd = -1
+			}
+		}
+	})
+	return processEnd(fd)
+}
+
+func (p processEnd) wait(ctx context.Context) error {
+	for deadline := time.Now().Add(endPatience); p >= 0; {
+		fds := []unix.PollFd{{Fd: int32(p), Events: unix.POLLIN}}
+		switch n, err := unix.Poll(fds, 20); {
+		case n > 0:
+			return nil
+		case err != nil && err != unix.EINTR:
+			return fmt.Errorf("replica: wait for its end: %w", err)
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case time.Now().After(deadline):
+			return fmt.Errorf("replica: it has not ended within %v", endPatience)
+		}
+	}
+	return nil
+}
+
+func (p processEnd) close() {
+	if p >= 0 {
+		unix.Close(int(p))
+	}
 }
