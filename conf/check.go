@@ -47,7 +47,6 @@ type Checker struct {
 	Exec     string        // of custom: path of the program, relative to SAFEUSERBIN
 	Args     []string      // of custom
 	Module   string        // of module: its name
-	Secure   bool          // of module: HTTPS
 }
 
 // Resource is the name of the resource that the checker sets.
@@ -90,7 +89,10 @@ func (s *scanner) checkers(n *node, m *Module) {
 			k.Module, k.Addr, k.Port = c.str("name"), "127.0.0.1", 9010
 			k.Interval, k.Timeout = 10*time.Second, 5*time.Second
 			if to != nil {
-				k.Addr, k.Secure = s.host(to, "addr"), to.on("secure")
+				k.Addr = s.host(to, "addr")
+				if ip, err := netip.ParseAddr(k.Addr); k.Addr != "" && (err != nil || !ip.IsLoopback()) {
+					m.Warnings.addf(to.at("addr"), "modules of other nodes cannot be asked by this version: while %s is no address of this node, the resource is down", k.Addr)
+				}
 			}
 			if k.Ident == "" && k.Addr != "" {
 				k.Ident = k.Module + "_" + k.Addr

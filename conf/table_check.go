@@ -18,8 +18,9 @@ func checkTags() *tag {
 		children: []child{to(attr{name: "addr", must: true}, interval)}}
 	custom := &tag{name: "custom", attrs: []attr{ident, {name: "when", kind: oneOf, must: true, values: application},
 		{name: "exec", must: true}, {name: "arg"}}}
-	server := to(attr{name: "addr", must: true}, attr{name: "port", kind: number, def: "9010", lo: 1, hi: 65535}, interval, timeout,
-		attr{name: "secure", kind: onOff, def: "off"})
+	// There is no web service to ask at another port, or with TLS.
+	server := to(attr{name: "addr", must: true}, attr{name: "port", kind: number, def: "9010", lo: 1, hi: 65535, later: []string{"*"}}, interval, timeout,
+		attr{name: "secure", kind: onOff, def: "off", later: []string{"on"}})
 	server.min = 0
 	module := &tag{name: "module", attrs: []attr{{name: "ident"}, pre, {name: "name", kind: name, must: true}}, children: []child{server}}
 	splitbrain := &tag{name: "splitbrain", modes: inMirror, attrs: []attr{{name: "ident", def: "witness"}, pre,

@@ -84,8 +84,7 @@ func (n network) hasAddress(want netip.Addr) error {
 	return nil
 }
 
-// Module is what a module checker sees of another module, as the web service says
-// it: the fields of a module's state that it needs.
+// Module is what a module checker sees of another module.
 type Module struct {
 	Node    string    // who answers
 	Role    string    // ALONE, PRIM, UP, SECOND, WAIT, STOP
