@@ -20,10 +20,21 @@ import (
 var process = pair.Config{
 	StartPrim: "setsid sleep 1000000 </dev/null >/dev/null 2>&1 & echo $! >/run/application",
 	StopPrim:  "test -e /run/application && kill -9 $(cat /run/application); rm -f /run/application",
-	Service:   vipTag,
+	Service:   oneAddress,
 }
 
-// application says which process of host i is the application.
+// oneAddress is a <vip> with vip4 only: the hosts need no address of their own for it.
+const oneAddress = `    <vip>
+      <interface_list>
+        <interface check="off" arpreroute="on">
+          <real_interface>
+            <virtual_addr addr="` + vip4 + `" where="one_side_alias"/>
+          </real_interface>
+        </interface>
+      </interface_list>
+    </vip>`
+
+// applicationOf says which process of host i is the application.
 func applicationOf(t *testing.T, n *pair.Node) string {
 	t.Helper()
 	pid, err := os.ReadFile(n.Path("/run/application"))

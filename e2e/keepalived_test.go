@@ -36,7 +36,7 @@ const (
 
 func skfsContender(t *testing.T) *contender {
 	t.Helper()
-	p := started(t, pair.Config{Service: vipTag, TimeoutMs: skfsWait})
+	p := started(t, pair.Config{Service: oneAddress, TimeoutMs: skfsWait})
 	return &contender{name: "skfs", lab: p.Lab, hosts: [2]*lab.Host{p.Nodes[0].Host, p.Nodes[1].Host}, client: p.Client,
 		agent: skfsProcess("daemon"), stop: func() error {
 			ctx, stop := context.WithTimeout(t.Context(), patience)

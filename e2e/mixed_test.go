@@ -24,7 +24,7 @@ import (
 var mixed = pair.Config{
 	StartPrim: "test ! -e /run/trouble || sh /run/trouble start; setsid sh -c 'while :; do sleep 1000000; done' </dev/null >/dev/null 2>&1 & echo $! >/run/application",
 	StopPrim:  "test \"$1\" = force || test ! -e /run/trouble || sh /run/trouble stop || exit 1; test -e /run/application && kill -9 $(cat /run/application); rm -f /run/application; exit 0",
-	Service:   vipTag,
+	Service:   oneAddress,
 	TimeoutMs: 1000,
 }
 
