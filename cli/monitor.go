@@ -22,7 +22,7 @@ import (
 
 // monitorCommands are those of §9.5.
 func (a *App) monitorCommands() []*cli.Command {
-	return []*cli.Command{a.level(), a.state(), a.log(), a.logview(), a.logsave(), a.explain(), a.cmdlog(), a.print("printi", ha.LevelInfo), a.print("printe", ha.LevelEvent)}
+	return []*cli.Command{a.level(), a.state(), a.history(), a.rules(), a.log(), a.logview(), a.logsave(), a.explain(), a.cmdlog(), a.print("printi", ha.LevelInfo), a.print("printe", ha.LevelEvent)}
 }
 
 func (a *App) level() *cli.Command {
@@ -238,12 +238,18 @@ func (a *App) printStates(ms []web.Module) error {
 	return nil
 }
 
+// printResources shows the module's resources here, and those that the other node
+// has told, as remote.NAME.
 func (a *App) printResources(s ha.ModuleState) error {
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nResource\tState\tDate")
-	for _, r := range s.Resources {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Name, r.Value, r.Since.Local().Format("2006-01-02 15:04:05"))
+	fmt.Fprintln(w, "\nResource\tState\tDate\tSet by")
+	show := func(prefix string, all []ha.Resource) {
+		for _, r := range all {
+			fmt.Fprintf(w, "%s%s\t%s\t%s\t%s\n", prefix, r.Name, r.Value, r.Since.Local().Format("2006-01-02 15:04:05"), r.By)
+		}
 	}
+	show("", s.Resources)
+	show("remote.", s.RemoteResources)
 	return w.Flush()
 }
 

@@ -71,3 +71,21 @@ func (s *scanner) fits(r rules.Rule, at Pos, m *Module) {
 		}
 	}
 }
+
+// ParseRules reads a text of rules by itself, as it stands in a <failover> that extends
+// the product's. The error is of type Problems; file is the name it shows.
+func ParseRules(file, text string) (Failover, error) {
+	var s scanner
+	f := s.failover(nil, &Module{Mode: Mirror})
+	own, err := rules.Parse(text, Nearest)
+	var wrong rules.Errors
+	if errors.As(err, &wrong) {
+		for _, e := range wrong {
+			line, column := rules.Position(text, e.Offset)
+			s.addf(Pos{file, line, column}, "%s", e.Text)
+		}
+		return f, s.err()
+	}
+	f.Rules = rules.Extend(own, true)
+	return f, nil
+}

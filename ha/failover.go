@@ -19,8 +19,8 @@ import (
 //
 // A rule acts once for a cause. The cause is the rule with the readings that speak for
 // it; it is over when the rule does not apply any more, and it is another one when a
-// reading joins it. An action that the automaton could not take (a script runs) is
-// tried again each handle.
+// reading joins it. What one rule did for a cause no weaker rule does again. An action
+// that the automaton could not take (a script runs) is tried again each handle.
 //
 // A module that a rule holds in WAIT goes on (Implicit_WAKEUP) as soon as no rule says
 // wait, unless the rule that holds it is open again: some resource that it looks at is
@@ -122,14 +122,22 @@ func (f *failoverMachine) taken(x rules.Result) {
 	f.spent[x.Rule.Label] = x.Evidence()
 }
 
-// accepted notes that the automaton took the action of the rule with this label.
+// accepted notes that the automaton took the action of the rule with this label. The
+// weaker rules that apply for nothing but the same cause have been served with it.
 func (f *failoverMachine) accepted(label string) {
+	f.want = ""
+	i := slices.IndexFunc(f.results, func(x rules.Result) bool { return x.Rule.Label == label })
+	if i < 0 { // a wakeup
+		return
+	}
+	f.taken(f.results[i])
+	served := f.results[i].Evidence()
 	for _, x := range f.results {
-		if x.Rule.Label == label {
+		own := x.Evidence()
+		if x.Truth == rules.True && x.Rule.Assign == nil && len(own) > 0 && !slices.ContainsFunc(own, func(r rules.Reading) bool { return !slices.Contains(served, r) }) {
 			f.taken(x)
 		}
 	}
-	f.want = ""
 }
 
 func (f *failoverMachine) truth(label string) rules.Truth {

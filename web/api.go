@@ -14,6 +14,8 @@ type Supervisor interface {
 	Do(ctx context.Context, module string, c ha.Command) error
 	State(module string) (ha.ModuleState, error)
 	Watch(ctx context.Context, module string) <-chan ha.ModuleState
+	Rules(ctx context.Context, module string) (ha.RulesView, error)
+	History(ctx context.Context, module, name string, since time.Time, each func(ha.Change) error) error
 	Reload(ctx context.Context) error
 	Configure(ctx context.Context, module string) error
 }

@@ -52,6 +52,8 @@ func NewServer(o Options) *Server {
 	s.handle("GET /v1/modules/{am}", s.module)
 	s.handle("GET /v1/modules/{am}/watch", s.watch)
 	s.handle("POST /v1/modules/{am}/command", s.command)
+	s.handle("GET /v1/modules/{am}/rules", s.rules)
+	s.handle("GET /v1/modules/{am}/history", s.history)
 	s.handle("GET /v1/modules/{am}/log", s.readLog)
 	s.handle("POST /v1/modules/{am}/log", s.writeLog)
 	s.handle("GET /v1/modules/{am}/transitions", s.transitions)

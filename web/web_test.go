@@ -69,6 +69,20 @@ func (f *fakeSupervisor) State(am string) (ha.ModuleState, error) {
 	return ha.ModuleState{}, ha.ErrNoModule
 }
 
+func (f *fakeSupervisor) Rules(_ context.Context, am string) (ha.RulesView, error) {
+	return ha.RulesView{Module: am, Rules: []ha.RuleView{{Label: "disk"}}}, nil
+}
+
+func (f *fakeSupervisor) History(_ context.Context, am, name string, since time.Time, each func(ha.Change) error) error {
+	f.note("history of %s %q since %v", am, name, since.UTC())
+	for _, v := range []string{"up", "down"} {
+		if err := each(ha.Change{Name: name, Value: v}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (f *fakeSupervisor) Watch(ctx context.Context, am string) <-chan ha.ModuleState {
 	ch := make(chan ha.ModuleState, 16)
 	f.mu.Lock()
@@ -503,5 +517,28 @@ func TestGarbage(t *testing.T) {
 	}
 	if _, err := f.Node(t.Context()); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestRulesAndHistory(t *testing.T) {
+	f := serve(t)
+	f.sup.set("app", ha.RoleStop, ha.Red)
+	v, err := f.Rules(t.Context(), "app")
+	if err != nil || v.Module != "app" || len(v.Rules) != 1 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	var values []string
+	since := time.Date(2020, 1, 2, 3, 4, 5, 678, time.UTC)
+	if err := f.History(t.Context(), "app", "custom.x", since, func(c ha.Change) error {
+		values = append(values, c.Name+"="+c.Value)
+		return nil
+	}); err != nil || fmt.Sprint(values) != "[custom.x=up custom.x=down]" {
+		t.Errorf("%v, %v", values, err)
+	}
+	if got := f.sup.took(); len(got) != 1 || got[0] != fmt.Sprintf("history of app \"custom.x\" since %v", since) {
+		t.Errorf("asked %q", got)
+	}
+	if _, err := f.Rules(t.Context(), "other"); err == nil {
+		t.Error("the rules of a module that is not there")
 	}
 }
