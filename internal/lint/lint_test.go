@@ -35,7 +35,7 @@ var imports = map[string][]string{
 	"ha/rules":    nil,
 	"web":         {"conf", "ha"},
 	"packaging":   {"conf"},
-	"cli":         {"conf", "e2e", "ha", "packaging", "replica", "web"}, // e2e: the demo runs in the lab
+	"cli":         {"conf", "e2e", "ha", "ha/rules", "packaging", "replica", "web"}, // e2e: the demo runs in the lab
 	"e2e":         {"conf"},
 	"bench":       {"conf", "e2e", "fs", "journal", "reintegrate", "replica"},
 	"internal":    nil,
