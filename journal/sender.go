@@ -95,7 +95,9 @@ type Sender struct {
 	room      *sync.Cond // signalled when queued shrinks
 	blocked   int        // waiting on room
 	outcomes  outcomes
-	over      bool // outcomes has had its last word
+	telling   int        // calls of tell under way
+	told      *sync.Cond // signalled when there are none
+	over      bool       // outcomes has had its last word
 	sentBytes uint64
 	sentOps   uint64
 	batches   uint64
@@ -133,7 +135,7 @@ func NewSender(l *Link, o SenderOptions) *Sender {
 		writing: make([]time.Time, len(l.conns)),
 		pending: map[Seq]*Pending{}, outcomes: newOutcomes(),
 	}
-	s.room = sync.NewCond(&s.mu)
+	s.room, s.told = sync.NewCond(&s.mu), sync.NewCond(&s.mu)
 	for i := range l.conns {
 		s.idle = append(s.idle, i)
 	}
@@ -156,9 +158,7 @@ func (s *Sender) end() {
 		s.room.Wait()
 	}
 	s.over = true
-	found := s.outcomes.settleAll(nil)
-	s.mu.Unlock()
-	s.report(found)
+	s.tell(s.outcomes.settleAll(nil))
 	close(s.done)
 }
 
@@ -342,31 +342,44 @@ func (s *Sender) LocalFailed(op *Op, errno syscall.Errno) {
 	} else {
 		found = s.outcomes.failedHere(bare, errno, s.seen.applied, nil)
 	}
-	s.mu.Unlock()
-	s.report(found)
+	s.tell(found)
 }
 
-func (s *Sender) report(found []mismatch) {
-	if s.o.Mismatch == nil {
+// tell lets mu go, which the caller holds, and tells Mismatch of what was found
+// under it. Drain waits for it: what left outcomes is known to Mismatch then.
+func (s *Sender) tell(found []mismatch) {
+	if len(found) == 0 || s.o.Mismatch == nil {
+		s.mu.Unlock()
 		return
 	}
+	s.telling++
+	s.mu.Unlock()
 	for i := range found {
 		m := &found[i]
 		s.o.Mismatch(&m.op, m.local, m.remote)
 	}
+	s.mu.Lock()
+	if s.telling--; s.telling == 0 {
+		s.told.Broadcast()
+	}
+	s.mu.Unlock()
 }
 
 // Drain waits until the peer has applied everything that was submitted before
-// the call, and returns the last of it. Outcomes up to there are settled.
+// the call, and returns the last of it. Outcomes up to there are settled: Mismatch
+// has been told of every difference.
 func (s *Sender) Drain(ctx context.Context) (Seq, error) {
 	last, err := s.WaitApplied(ctx)
 	if err != nil {
 		return 0, err
 	}
 	s.mu.Lock()
-	found := s.outcomes.settle(time.Now().Add(time.Hour), nil)
+	s.tell(s.outcomes.settle(time.Now().Add(time.Hour), nil))
+	s.mu.Lock()
+	for s.telling > 0 { // what others have found of them
+		s.told.Wait()
+	}
 	s.mu.Unlock()
-	s.report(found)
 	return last, nil
 }
 

@@ -144,9 +144,7 @@ func (s *Sender) watch() {
 			if err != nil {
 				s.failLocked(err)
 			}
-			found := s.outcomes.settle(now.Add(-outcomeGrace), nil)
-			s.mu.Unlock()
-			s.report(found)
+			s.tell(s.outcomes.settle(now.Add(-outcomeGrace), nil))
 		}
 	}
 }
@@ -236,8 +234,7 @@ func (s *Sender) acked(a ack) error {
 		found = s.outcomes.passed(s.seen.applied, nil)
 	}
 	s.advance()
-	s.mu.Unlock()
-	s.report(found)
+	s.tell(found)
 	return nil
 }
 
@@ -257,6 +254,5 @@ func (s *Sender) result(r Result, op *Op) {
 	if r.Errno != 0 && op != nil && !orphan {
 		found = s.outcomes.failedThere(*op, r.Errno, time.Now(), nil)
 	}
-	s.mu.Unlock()
-	s.report(found)
+	s.tell(found)
 }

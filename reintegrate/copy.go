@@ -17,6 +17,8 @@ type copier struct {
 	used int    // of buf, referenced by operations up to last
 	last journal.Seq
 	sent int64 // bytes, not yet paid for
+
+	first journal.Seq // the first operation of the object at hand, zero: none yet
 }
 
 // copyFiles copies files until the pass is over.
@@ -27,9 +29,6 @@ func (p *Pass) copyFiles(ctx context.Context) error {
 		var err error
 		if batch, err = p.queue.takeFiles(batch, p.o.ZoneSize, p.o.Workers); err != nil {
 			return left(err)
-		}
-		for i := range batch {
-			p.taken(batch[i].id)
 		}
 		err = c.copyBatch(ctx, batch)
 		if err != nil {
@@ -117,6 +116,7 @@ func (c *copier) copyFile(ctx context.Context, f fileRef, t theirs) error {
 		// It has lost its last name and nobody has it open. Should somebody have,
 		// then what becomes of it matters to nobody after a failover: let changes
 		// go through, as they do for an object that is complete.
+		c.p.begun(f.id, 0)
 		c.p.table.settle(f.id)
 		c.p.meter.gone(f.size)
 		return nil
@@ -143,6 +143,7 @@ func (c *copier) copySmall(f *fileRef, t theirs) (large bool, err error) {
 	p := c.p
 	var d delta
 	var regular bool
+	c.first = 0
 	err = p.source(f.tree).WithObject(f.id, func(a *Attrs, file File) error {
 		if f.part == partAttrs && !p.table.attrsOnly(f.id) {
 			return nil // started again by Failed: another worker does it all
@@ -161,7 +162,11 @@ func (c *copier) copySmall(f *fileRef, t theirs) (large bool, err error) {
 				}
 			}
 		}
-		return p.sendAttrs(f.tree, f.id, a)
+		seq, err := p.sendAttrs(f.tree, f.id, a)
+		if c.note(seq); err == nil && f.again {
+			p.begun(f.id, c.first)
+		}
+		return err
 	})
 	if large || err != nil {
 		return large, err
@@ -182,11 +187,15 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 		r = c.wanted(f, a.Size)
 		p.meter.resized(f.size, r.bytes())
 		f.size = r.bytes()
-		err := p.s.Post(&journal.Op{Kind: journal.KindSetAttr, Tree: f.tree, ID: f.id, Flags: FlagPass, Valid: journal.SetSize, Off: a.Size})
-		if err == nil {
-			p.table.begin(f.id, r)
+		op := &journal.Op{Kind: journal.KindSetAttr, Tree: f.tree, ID: f.id, Flags: FlagPass, Valid: journal.SetSize, Off: a.Size}
+		if err := p.s.Post(op); err != nil {
+			return err
 		}
-		return err
+		p.table.begin(f.id, r)
+		if f.again {
+			p.begun(f.id, op.Seq)
+		}
+		return nil
 	})
 	if err != nil {
 		return err
@@ -233,7 +242,8 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 		if !p.table.owns(f.id, r) {
 			return nil // started again by Failed: another worker does it all
 		}
-		return p.sendAttrs(f.tree, f.id, a)
+		_, err := p.sendAttrs(f.tree, f.id, a)
+		return err
 	})
 	if err != nil {
 		return err
@@ -282,18 +292,27 @@ func (c *copier) send(f *fileRef, file File, r Range, t theirs) (delta, error) {
 			if err := c.p.s.Post(op); err != nil {
 				return d, err
 			}
+			c.note(op.Seq)
 			continue
 		}
 		op.Kind, op.Flags, op.Len, op.Data = journal.KindWrite, FlagPass, 0, s.data
 		if c.last, err = c.p.s.Submit(op); err != nil {
 			return d, err
 		}
+		c.note(c.last)
 	}
 	if n := d.bytes(); n > 0 {
 		c.used += int(r.End - r.Off)
 		c.sent += n
 	}
 	return d, nil
+}
+
+// note takes the number of an operation of the object at hand.
+func (c *copier) note(seq journal.Seq) {
+	if c.first == 0 {
+		c.first = seq
+	}
 }
 
 // wait makes the buffer free again.

@@ -145,9 +145,14 @@
 // # Guarantees
 //
 // When Run returns nil, SECOND has every name, byte and attribute of PRIM, as of
-// the same point of the stream, and nothing else. What failed on SECOND on behalf
-// of the pass is in the answer to SyncEnd, and passed again; what fails time after
-// time ends the pass with an error. Nothing waits for the pass besides the stream
+// the same point of the stream, and nothing else. A pass ends only when every failure
+// of an operation numbered before its end has been told of, and what was made pending
+// by that has been passed without a failure. What failed on SECOND on behalf of the
+// pass is in the answer to SyncEnd; what became different by live operations, Failed
+// has been told when Options.Settle returns; whatever the pass has sent since asks for
+// one more round. A failure that is older than the last time the whole object was sent
+// is mended by that and does not count; what fails time after time ends the pass with
+// an error. Nothing waits for the pass besides the stream
 // itself; a live operation waits for at most one zone, one small file or the list
 // of one directory.
 //
@@ -171,7 +176,7 @@
 // # Lock order
 //
 // locks of objects (Source's, or those of the caller of Filter) → room in the
-// stream → the mutexes of queue, table, meter and Pass, which are leaves and held
+// stream → the mutexes of queue, then table, meter and Pass, which are leaves and held
 // for no more than a look: none is held while anything is awaited. Once, at the end
 // of reading the notes, the table's is held over Notes.Get, Source.Stat and
 // Source.Parent, for what was changed in the last moment before.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -26,6 +27,12 @@ type Options struct {
 	Mode  Mode
 	Notes Notes        // Delta: what SECOND may lack. Its zones are of ZoneSize.
 	Since journal.Time // Scan: a file whose ctime is later, here or on SECOND, is compared
+
+	// Settle makes an end of the live operations so far: when it returns, each that
+	// Filter was asked about before has been carried out here and has ended on SECOND,
+	// and Failed has been called for every one that ended differently. nil: there are
+	// none.
+	Settle func(ctx context.Context) error
 
 	Restored bool // Scan: a backup was restored on SECOND; its ctimes mean nothing
 	Keep     bool // SECOND keeps what only it had, instead of deleting it at the end
@@ -57,7 +64,8 @@ func (o *Options) setDefaults() error {
 // Pass brings SECOND up to date: one for each join, over all trees of a module.
 type Pass struct {
 	sources map[uint8]Source
-	s       Stream
+	s       Stream       // a counted one
+	sent    atomic.Int64 // what the pass has put into s, but for SyncEnd
 	o       Options
 
 	table *table
@@ -70,17 +78,19 @@ type Pass struct {
 	mu      sync.Mutex // protects what follows; a leaf
 	dirs    []dirRef   // listed, their attributes are to be sent at the end
 	retries map[journal.FileID]int
-	waiting map[journal.FileID]struct{} // started again by Failed, not yet taken up
+	waiting map[journal.FileID]struct{}    // started again by Failed, not yet begun
+	mended  map[journal.FileID]journal.Seq // of retries: all that was numbered before is in what was sent since
 }
 
 // NewPass prepares a pass. From then on Filter counts everything as pending and
 // forwards nothing.
 func NewPass(trees []Source, s Stream, o Options) *Pass {
 	p := &Pass{
-		sources: map[uint8]Source{}, s: s, o: o,
+		sources: map[uint8]Source{}, o: o,
 		table: newTable(o.Mode), queue: newQueue(), limit: limiter{rate: o.Bandwidth},
-		retries: map[journal.FileID]int{}, waiting: map[journal.FileID]struct{}{},
+		retries: map[journal.FileID]int{}, waiting: map[journal.FileID]struct{}{}, mended: map[journal.FileID]journal.Seq{},
 	}
+	p.s = countedStream{s, &p.sent}
 	for _, t := range trees {
 		p.sources[t.Tree()] = t
 	}
@@ -110,7 +120,7 @@ func (p *Pass) Run(ctx context.Context) (Stats, error) {
 	for range p.o.Workers {
 		g.Go(func() error { return p.copyFiles(ctx) })
 	}
-	dropped, err := p.steer()
+	dropped, err := p.steer(ctx)
 	if err != nil {
 		p.fail(err) // and everybody leaves
 	}
@@ -126,7 +136,7 @@ func (p *Pass) Run(ctx context.Context) (Stats, error) {
 }
 
 // steer gives the walk and the workers their work, and ends the pass.
-func (p *Pass) steer() (dropped int64, err error) {
+func (p *Pass) steer(ctx context.Context) (dropped int64, err error) {
 	for tree := range p.sources {
 		if err := p.s.Post(p.beginning(tree)); err != nil {
 			return 0, err
@@ -153,9 +163,12 @@ func (p *Pass) steer() (dropped int64, err error) {
 			p.queue.addFile(*f)
 		}
 	}
-	// What Failed starts again is passed again, so this may take several rounds:
-	// when nothing is left after the answer to SyncEnd, every operation of the
-	// pass has done there what it should.
+	// What Failed starts again is passed again, so this may take several rounds. The
+	// pass ends only when every failure of an operation up to its end has been told of
+	// and what is passed because of it has been too, without a failure. SyncEnd is
+	// answered when all before it has ended there, with what failed of the pass's own;
+	// Settle tells of what failed of live operations. If the pass has sent anything
+	// since, nobody has vouched for that yet.
 	for {
 		if err := p.queue.waitIdle(); err != nil {
 			return 0, err
@@ -163,14 +176,27 @@ func (p *Pass) steer() (dropped int64, err error) {
 		if err := p.sendDirAttrs(); err != nil {
 			return 0, err
 		}
+		sent := p.sent.Load()
 		n, err := p.end()
 		if dropped += n; err != nil {
 			return 0, err
 		}
-		if over, err := p.queue.finish(); over || err != nil {
+		if p.o.Settle != nil {
+			if err := p.o.Settle(ctx); err != nil {
+				return 0, fmt.Errorf("end of live operations: %w", err)
+			}
+		}
+		if over, err := p.queue.finish(func() bool { return p.sent.Load() == sent && !p.owesAttrs() }); over || err != nil {
 			return dropped, err
 		}
 	}
+}
+
+// owesAttrs says whether attributes of directories are still to be sent.
+func (p *Pass) owesAttrs() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.dirs) > 0 || p.table.hasBorn()
 }
 
 // beginning is the operation that begins the pass of a tree.
@@ -251,7 +277,8 @@ func (p *Pass) sendAttrsOf(d dirRef) error {
 		case passing, dirNamed: // started again: they are sent when it has been passed
 			return nil
 		}
-		return p.sendAttrs(d.tree, d.id, a)
+		_, err := p.sendAttrs(d.tree, d.id, a)
+		return err
 	})
 	switch {
 	case err == nil:
@@ -265,12 +292,13 @@ func (p *Pass) sendAttrsOf(d dirRef) error {
 
 // sendAttrs settles an object whose data and names are settled. Its locks are
 // held.
-func (p *Pass) sendAttrs(tree uint8, id journal.FileID, a *Attrs) error {
-	err := p.s.Post(&journal.Op{Kind: journal.KindSyncAttrs, Tree: tree, ID: id, Data: appendAttrs(nil, a)})
+func (p *Pass) sendAttrs(tree uint8, id journal.FileID, a *Attrs) (journal.Seq, error) {
+	op := &journal.Op{Kind: journal.KindSyncAttrs, Tree: tree, ID: id, Data: appendAttrs(nil, a)}
+	err := p.s.Post(op)
 	if err == nil {
 		p.table.settle(id)
 	}
-	return err
+	return op.Seq, err
 }
 
 // end sends SyncEnd for each tree until nothing is held there any more, and starts
@@ -291,7 +319,7 @@ func (p *Pass) end() (dropped int64, err error) {
 				return dropped, fmt.Errorf("end of tree %d: %w", tree, err)
 			}
 			for _, f := range e.failed {
-				p.Failed(&journal.Op{Kind: f.kind, Tree: tree, Flags: f.flags, ID: f.id}, f.errno)
+				p.Failed(&journal.Op{Seq: f.seq, Kind: f.kind, Tree: tree, Flags: f.flags, ID: f.id}, f.errno)
 			}
 			if e.lost > 0 {
 				return dropped, fmt.Errorf("end of tree %d: %d more operations failed on the other host", tree, e.lost)
@@ -325,10 +353,10 @@ func (p *Pass) Progress() Progress {
 const maxRetries = 4
 
 // Failed tells the pass that op, which Filter let through or replaced, ended
-// differently on the two hosts: the names or the object are passed again. remote
-// is what SECOND said, nil if op failed on PRIM alone. An object that keeps failing
-// on SECOND (its disk is full) ends the pass. False: the pass is over and cannot do
-// it any more.
+// differently on the two hosts: the names or the object are passed again, unless
+// they have been or are about to be since op was numbered. remote is what SECOND
+// said, nil if op failed on PRIM alone. An object that keeps failing on SECOND (its
+// disk is full) ends the pass. False: the pass is over and cannot do it any more.
 func (p *Pass) Failed(op *journal.Op, remote error) bool {
 	// Who finds that an object is waiting must find it in the queue.
 	p.failing.Lock()
@@ -338,10 +366,9 @@ func (p *Pass) Failed(op *journal.Op, remote error) bool {
 		p.fail(fmt.Errorf("%s on the other host: %w", op.Kind, remote))
 		return false
 	}
-	if !Own(op) { // many live operations on one object fail alike, and are mended at once
-		dirs = slices.DeleteFunc(dirs, func(d dirRef) bool { return p.isWaiting(d.id) })
-		files = slices.DeleteFunc(files, func(f fileRef) bool { return p.isWaiting(f.id) })
-	}
+	// Many operations on one object fail alike, and are mended at once.
+	dirs = slices.DeleteFunc(dirs, func(d dirRef) bool { return p.isMended(d.id, op.Seq) })
+	files = slices.DeleteFunc(files, func(f fileRef) bool { return p.isMended(f.id, op.Seq) })
 	if remote != nil {
 		for _, d := range dirs {
 			if p.tooOften(d.id) {
@@ -368,22 +395,31 @@ func (p *Pass) Failed(op *journal.Op, remote error) bool {
 	return false
 }
 
-// isWaiting says whether an object is to be passed again anyway, and notes that it
-// is from now on.
-func (p *Pass) isWaiting(id journal.FileID) bool {
+// isMended says whether an object has been passed again since seq was numbered, or
+// is to be anyway. If neither, it notes that it is from now on.
+func (p *Pass) isMended(id journal.FileID, seq journal.Seq) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if seq != 0 && seq < p.mended[id] {
+		return true
+	}
 	_, waiting := p.waiting[id]
 	p.waiting[id] = struct{}{}
 	return waiting
 }
 
-// taken says that an object is being passed: what fails from now on is not mended
-// by that.
-func (p *Pass) taken(id journal.FileID) {
+// begun says that all of an object is being sent, from the operation seq on: what
+// fails of those after it is not mended by that. The locks of the object are held, so
+// that none of them has been numbered yet. Zero: it has gone.
+func (p *Pass) begun(id journal.FileID, seq journal.Seq) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.waiting, id)
+	if _, waiting := p.waiting[id]; waiting {
+		delete(p.waiting, id)
+		p.mended[id] = seq
+	} else if _, mended := p.mended[id]; mended && seq != 0 {
+		p.mended[id] = seq
+	}
 }
 
 // affected is what has to be passed again when op failed. False: the pass as a

@@ -35,7 +35,8 @@ type pair struct {
 	stop   func()
 	pass   *Pass
 
-	moves sync.Mutex // as the kernel's: one rename of a directory at a time
+	gate  sync.RWMutex // held by live operations from before Filter until they are done, as fs.Gate is
+	moves sync.Mutex   // as the kernel's: one rename of a directory at a time
 
 	notes *noteBook // nil: none are kept
 
@@ -80,7 +81,7 @@ func joinPair(t *testing.T, prim, second *tree, o Options, wrap func(journal.App
 	so := journal.SenderOptions{Epoch: 1}
 	if mend {
 		so.Mismatch = func(op *journal.Op, _, remote syscall.Errno) {
-			if !p.pass.Failed(op, remote) && p.sender.Err() == nil {
+			if !Own(op) && !p.pass.Failed(op, remote) && p.sender.Err() == nil {
 				t.Logf("%s of %s ended with %v: not mended", op.Kind, op.ID, remote)
 			}
 		}
@@ -99,6 +100,14 @@ func joinPair(t *testing.T, prim, second *tree, o Options, wrap func(journal.App
 		<-done
 	})
 	t.Cleanup(p.stop)
+	o.Settle = func(ctx context.Context) error {
+		for !p.gate.TryLock() { // somebody is half way
+			time.Sleep(100 * time.Microsecond)
+		}
+		p.gate.Unlock()
+		_, err := p.sender.Drain(ctx)
+		return err
+	}
 	p.pass = NewPass([]Source{source{prim}}, Over(p.sender), o)
 	return p
 }
@@ -114,6 +123,8 @@ func (p *pair) drain() {
 // do carries out a live operation as fs does: under its locks, SECOND first. It
 // says whether the operation was possible.
 func (p *pair) do(op *journal.Op) bool {
+	p.gate.RLock()
+	defer p.gate.RUnlock()
 	op2 := *op
 	op = &op2
 	var spans []span
@@ -198,6 +209,8 @@ func (p *pair) settleTimes() {
 	ids := p.dirty
 	p.dirty = map[journal.FileID]bool{}
 	p.mu.Unlock()
+	p.gate.RLock()
+	defer p.gate.RUnlock()
 	for id := range ids {
 		unlock := p.prim.locks.lock(span{id, 0, whole})
 		p.prim.mu.Lock()

@@ -278,6 +278,7 @@ type ending struct {
 
 // failure is an operation of the pass that failed on SECOND.
 type failure struct {
+	seq   journal.Seq
 	kind  journal.Kind
 	flags uint32
 	id    journal.FileID
@@ -293,7 +294,7 @@ func appendEnding(b []byte, e *ending) []byte {
 	}
 	b = le.AppendUint64(append(b, more), uint64(e.lost))
 	for _, f := range e.failed {
-		b = le.AppendUint32(append(b, byte(f.kind)), f.flags)
+		b = le.AppendUint32(append(le.AppendUint64(b, uint64(f.seq)), byte(f.kind)), f.flags)
 		b = le.AppendUint32(append(b, f.id[:]...), uint32(f.errno))
 	}
 	return b
@@ -303,7 +304,7 @@ func parseEnding(b []byte) (*ending, error) {
 	d := decoder{b: b}
 	e := &ending{dropped: d.size(), more: d.u8() != 0, lost: d.size()}
 	for d.more() {
-		f := failure{kind: journal.Kind(d.u8()), flags: d.u32(), id: d.id(), errno: syscall.Errno(d.u32())}
+		f := failure{seq: journal.Seq(d.size()), kind: journal.Kind(d.u8()), flags: d.u32(), id: d.id(), errno: syscall.Errno(d.u32())}
 		if f.errno == 0 {
 			d.fail("failure", "an errno")
 		}

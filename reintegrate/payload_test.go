@@ -32,7 +32,7 @@ var (
 		Mode: unix.S_IFREG | 0o4755, UID: 3, GID: 4, Size: 5, Atime: journal.Time{Sec: 6, Nsec: 7}, Mtime: journal.Time{Sec: 8, Nsec: 9},
 		Xattrs: []Xattr{{Name: "user.empty", Value: []byte{}}, {Name: "security.capability", Value: []byte{1, 2, 3}}},
 	}
-	sampleEnding = &ending{dropped: 7, more: true, lost: 1, failed: []failure{{journal.KindWrite, FlagPass, fid(1), syscall.ENOSPC}}}
+	sampleEnding = &ending{dropped: 7, more: true, lost: 1, failed: []failure{{9, journal.KindWrite, FlagPass, fid(1), syscall.ENOSPC}}}
 )
 
 // samples are all payloads by name.

@@ -247,10 +247,10 @@ func (q *queue) walked() bool { return q.dirs.len() == 0 && q.after.len() == 0 &
 // waitWalked returns when no directory is left.
 func (q *queue) waitWalked() error { return q.waitFor(q.walked) }
 
+func (q *queue) idle() bool { return q.walked() && q.files.len() == 0 && q.busy.files == 0 }
+
 // waitIdle returns when nothing is left.
-func (q *queue) waitIdle() error {
-	return q.waitFor(func() bool { return q.walked() && q.files.len() == 0 && q.busy.files == 0 })
-}
+func (q *queue) waitIdle() error { return q.waitFor(q.idle) }
 
 func (q *queue) waitFor(cond func() bool) error {
 	q.mu.Lock()
@@ -261,11 +261,12 @@ func (q *queue) waitFor(cond func() bool) error {
 	return q.err
 }
 
-// finish ends the pass if nothing is left; false: something was added.
-func (q *queue) finish() (bool, error) {
+// finish ends the pass if nothing is left and all has been vouched for, which is
+// asked when nobody is at work; false: something was added.
+func (q *queue) finish(vouched func() bool) (bool, error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.over = q.err == nil && q.walked() && q.files.len() == 0 && q.busy.files == 0
+	q.over = q.err == nil && q.idle() && vouched()
 	q.cond.Broadcast()
 	return q.over, q.err
 }

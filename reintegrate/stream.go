@@ -1,10 +1,14 @@
 package reintegrate
 
-import "github.com/skfs/skfs/journal"
+import (
+	"sync/atomic"
+
+	"github.com/skfs/skfs/journal"
+)
 
 // Stream is PRIM's end of the ordered stream, as a pass uses it: *journal.Sender
 // behind Over. An operation has its place in the order when Submit, Post or Start
-// returns. All of them wait while the queue is full and return an error for ever
+// returns, which is then in op.Seq. All of them wait while the queue is full and return an error for ever
 // once the stream is broken.
 type Stream interface {
 	// Submit queues op. op.Data stays untouched until Wait has returned for the
@@ -29,6 +33,29 @@ func (s senderStream) Start(op *journal.Op) (Answer, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// countedStream counts what a pass sends, but for the question whether all was well.
+type countedStream struct {
+	Stream
+	n *atomic.Int64
+}
+
+func (s countedStream) Submit(op *journal.Op) (journal.Seq, error) {
+	s.n.Add(1)
+	return s.Stream.Submit(op)
+}
+
+func (s countedStream) Post(op *journal.Op) error {
+	s.n.Add(1)
+	return s.Stream.Post(op)
+}
+
+func (s countedStream) Start(op *journal.Op) (Answer, error) {
+	if op.Kind != journal.KindSyncEnd {
+		s.n.Add(1)
+	}
+	return s.Stream.Start(op)
 }
 
 // Answer is what SECOND is going to say to one operation.

@@ -64,6 +64,12 @@ func (t *table) takeBorn() (d dirRef, ok bool) {
 	return d, true
 }
 
+func (t *table) hasBorn() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.born) > 0
+}
+
 func newTable(m Mode) *table {
 	t := &table{
 		objects: map[journal.FileID]state{}, regions: map[journal.FileID]*region{}, walking: true, delta: m == Delta,

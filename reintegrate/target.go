@@ -82,7 +82,7 @@ func (t *Target) note(op *journal.Op, e syscall.Errno) {
 		t.lost[op.Tree]++
 		return
 	}
-	t.failed[op.Tree] = append(t.failed[op.Tree], failure{op.Kind, op.Flags, op.ID, e})
+	t.failed[op.Tree] = append(t.failed[op.Tree], failure{op.Seq, op.Kind, op.Flags, op.ID, e})
 }
 
 // end deletes what is held, and says what failed.

@@ -41,12 +41,12 @@ func (p *Pass) walk() error {
 			p.queue.doneDir()
 			continue
 		}
-		p.taken(d.id)
 		l, err := p.list(d)
 		if err != nil {
 			p.queue.doneDir()
 			if errors.Is(err, os.ErrNotExist) && l == nil {
-				continue // removed meanwhile
+				p.begun(d.id, 0) // removed meanwhile
+				continue
 			}
 			p.fail(fmt.Errorf("directory %s: %w", d.id, err))
 			continue
@@ -96,9 +96,11 @@ func (p *Pass) list(d dirRef) (*asked, error) {
 		for i := range entries {
 			l.entries[i] = p.suspend(d.tree, &entries[i])
 		}
-		if err := p.sendNames(l, entries); err != nil {
+		first, err := p.sendNames(l, entries)
+		if err != nil {
 			return err
 		}
+		p.begun(d.id, first)
 		p.table.list(d.id)
 		for i := range entries {
 			met := p.table.found(&entries[i])
@@ -140,8 +142,8 @@ func refOf(tree uint8, e *Entry) fileRef {
 	return f
 }
 
-// sendNames sends the entries in parts.
-func (p *Pass) sendNames(l *asked, entries []Entry) error {
+// sendNames sends the entries in parts, the first of which is operation first.
+func (p *Pass) sendNames(l *asked, entries []Entry) (first journal.Seq, err error) {
 	var vouch uint32
 	if p.o.Mode != Full {
 		vouch = DirVouch
@@ -160,11 +162,14 @@ func (p *Pass) sendNames(l *asked, entries []Entry) error {
 		}
 		a, err := p.s.Start(op)
 		if err != nil {
-			return err
+			return first, err
 		}
 		l.answers = append(l.answers, a)
+		if first == 0 {
+			first = op.Seq
+		}
 		if last {
-			return nil
+			return first, nil
 		}
 	}
 }

@@ -76,6 +76,7 @@ func (l *primaryLink) failure() error {
 type difference struct {
 	op     *journal.Op
 	remote syscall.Errno
+	told   chan struct{} // instead of op: closed when all before has been seen to
 }
 
 func (d difference) Error() string {
@@ -199,7 +200,7 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second jour
 			}
 			r.log("I", "nfsadmin", "%s of %s ended here with %q and on node %s with %q", op.Kind, op.ID, local, req.Node, remote)
 			select {
-			case l.wrong <- difference{op, remote}:
+			case l.wrong <- difference{op: op, remote: remote}:
 			default: // there are more of them than a copy could mend
 				r.wg.Go(func() { l.sender.Close(errors.New("too many differences")) })
 			}
@@ -270,7 +271,9 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 	for _, f := range r.trees {
 		sources = append(sources, source{f.Tree()})
 	}
-	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), r.passOptions(v, restored))
+	o := r.passOptions(v, restored)
+	o.Settle = func(ctx context.Context) error { return r.settleLive(ctx, l) }
+	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), o)
 	l.passed = make(chan struct{})
 	r.mu.Lock()
 	err = r.mayJoin(epoch)
@@ -479,6 +482,10 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 			for {
 				select {
 				case d := <-l.wrong:
+					if d.told != nil {
+						close(d.told)
+						continue
+					}
 					var remote error
 					if d.remote != 0 {
 						remote = d.remote
@@ -538,6 +545,27 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 // help.
 func noRoom(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) || errors.Is(err, syscall.EIO)
+}
+
+// settleLive is reintegrate.Options.Settle: every mutation so far has ended here and
+// there, and what became different by it is known to the pass.
+func (r *Replica) settleLive(ctx context.Context, l *primaryLink) error {
+	r.gate.Quiet(func() {}) // in order that a failure here is known before Drain compares
+	if _, err := l.sender.Drain(ctx); err != nil {
+		return err
+	}
+	d := difference{told: make(chan struct{})}
+	select {
+	case l.wrong <- d:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-d.told:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // offer makes the data of this host durable, so that a second that has it all has
