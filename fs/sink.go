@@ -140,7 +140,7 @@ func (t *Tree) scan(fd int, dir *object) error {
 			}
 			continue
 		}
-		if _, err := t.idAt(dup, dir, de.name, st.Ino); err != nil {
+		if _, err := t.idAt(dup, nil, de.name, st.Ino); err != nil {
 			return err
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -185,16 +185,16 @@ func (t *Tree) withDir(id journal.FileID, f func(o *object, fd int) error) error
 	return f(o, fd)
 }
 
-// List returns the names in a directory.
+// List returns the names in a directory. It takes no lock and gives no identities.
 func (t *Tree) List(dir journal.FileID) (list []journal.Entry, err error) {
 	err = t.withDir(dir, func(o *object, _ int) error {
-		list, err = t.list(o)
+		list, err = t.list(o, false)
 		return err
 	})
 	return list, err
 }
 
-// Lookup describes one name.
+// Lookup describes one name. On the primary the caller holds its lock.
 func (t *Tree) Lookup(dir journal.FileID, name string) (e journal.Entry, err error) {
 	err = t.withDir(dir, func(o *object, fd int) error {
 		e, err = t.entryAt(fd, o, name)

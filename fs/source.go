@@ -63,7 +63,7 @@ func (t *Tree) WithDir(dir journal.FileID, f func([]journal.Entry) error) error 
 	defer t.unref(o, 1)
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
-	entries, err := t.list(o)
+	entries, err := t.list(o, true)
 	if err != nil {
 		return err
 	}
@@ -71,13 +71,19 @@ func (t *Tree) WithDir(dir journal.FileID, f func([]journal.Entry) error) error 
 }
 
 // list returns the names in directory o: not the dots, the holding area and
-// mount points. Objects without identity get one, where this host may give it.
-func (t *Tree) list(o *object) ([]journal.Entry, error) {
+// mount points. still: the names cannot change, so objects without identity get one,
+// where this host may give it. Otherwise one that is just being made would get
+// another than it is about to have.
+func (t *Tree) list(o *object, still bool) ([]journal.Entry, error) {
 	fd, err := o.open(unix.O_RDONLY | unix.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
 	defer unix.Close(fd)
+	dir := o // that may give identities
+	if !still {
+		dir = nil
+	}
 	d := dirStream{fd: fd}
 	var entries []journal.Entry
 	for {
@@ -91,7 +97,7 @@ func (t *Tree) list(o *object) ([]journal.Entry, error) {
 		if de.name == "." || de.name == ".." || t.hidden(o, de.name) {
 			continue
 		}
-		e, err := t.entryAt(fd, o, de.name)
+		e, err := t.entryAt(fd, dir, de.name)
 		switch {
 		case err == unix.ENOENT || err == unix.EXDEV:
 			continue
@@ -102,7 +108,7 @@ func (t *Tree) list(o *object) ([]journal.Entry, error) {
 	}
 }
 
-// entryAt describes name in the directory o, open as fd. EXDEV: it is on another
+// entryAt describes name in the directory o (nil: as in idAt), open as fd. EXDEV: it is on another
 // file system.
 func (t *Tree) entryAt(fd int, o *object, name string) (journal.Entry, error) {
 	var st unix.Stat_t
@@ -135,7 +141,7 @@ func entryOf(st *unix.Stat_t) journal.Entry {
 }
 
 // idAt returns the identity of name in the directory open as fd and notes it in
-// the index; zero if it has none and this host may not give it one.
+// the index; zero if it has none and this host may not give it one, or dir is nil.
 func (t *Tree) idAt(fd int, dir *object, name string, ino uint64) (journal.FileID, error) {
 	t.mu.Lock()
 	o := t.inos[ino]

@@ -93,7 +93,7 @@ func (v *Verification) directory(ctx context.Context, d verifyDir) error {
 
 // sameName says whether a name is that of the same object on both hosts.
 func sameName(mine *Entry, theirs *have) bool {
-	return theirs.there && theirs.ID == mine.ID && same(&theirs.Entry, mine)
+	return theirs.there && theirs.ID == mine.ID && !mine.ID.IsZero() && same(&theirs.Entry, mine)
 }
 
 // list asks for all names of a directory.
