@@ -241,3 +241,28 @@ func checkPlaces(t *testing.T, err error, src []byte) {
 		}
 	}
 }
+
+func TestSteady(t *testing.T) {
+	for _, x := range []struct {
+		rule     NotReplicated
+		from, to string
+		want     bool
+	}{
+		{NotReplicated{Path: "a/cache"}, "a", "b", false},
+		{NotReplicated{Path: "a/cache"}, "b", "a", false},
+		{NotReplicated{Path: "a/cache"}, "a/x", "a/y", true},
+		{NotReplicated{Path: "a/cache"}, "ab", "c", true},
+		{NotReplicated{Regexp: regexp.MustCompilePOSIX(`^(.*\.tmp)$`)}, "a", "b", true},
+		{NotReplicated{Regexp: regexp.MustCompilePOSIX(`^(.*\.(tmp)?[a-c])$`)}, "a", "b", true},
+		{NotReplicated{Regexp: regexp.MustCompilePOSIX(`^(.*\.tmp.*)$`)}, "a", "b", false}, // . is a slash too
+		{NotReplicated{Regexp: regexp.MustCompilePOSIX(`^(.*x[^a]y)$`)}, "a", "b", false},
+		{NotReplicated{Regexp: regexp.MustCompilePOSIX(`^(.*a/b)$`)}, "a", "b", false},
+		{NotReplicated{Regexp: regexp.MustCompilePOSIX(`^(.*\.tmp|foo)$`)}, "a", "b", false},
+		{NotReplicated{Regexp: regexp.MustCompilePOSIX(`^(a.*)$`)}, "a", "b", false},
+	} {
+		r := Replicated{NotReplicated: []NotReplicated{x.rule}}
+		if got := r.Steady(x.from, x.to); got != x.want {
+			t.Errorf("%s, %s to %s: %t, want %t", x.rule, x.from, x.to, got, x.want)
+		}
+	}
+}

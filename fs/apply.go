@@ -103,7 +103,7 @@ func (f *FS) applyCreate(op *journal.Op) error {
 	}
 	defer t.unref(parent, 1)
 	var st unix.Stat_t
-	o, fd, err := t.create(parent, op, &st)
+	o, fd, err := t.create(parent, parent.mnt, op, &st)
 	if err != nil {
 		return err
 	}
@@ -189,6 +189,11 @@ func (f *FS) applyUnlink(op *journal.Op) error {
 		return err
 	}
 	defer t.unref(o, 1)
+	if o.isDir() {
+		if err := t.purgePrivate(o); err != nil {
+			return err
+		}
+	}
 	err = t.unlink(parent, o, op.Name, &st)
 	t.nameChanged(parent, op.Name)
 	return err
@@ -220,6 +225,11 @@ func (f *FS) applyRename(op *journal.Op) error {
 		defer t.unref(over, 1)
 	}
 	flags := op.Flags
+	if over != nil && over.isDir() && flags&unix.RENAME_EXCHANGE == 0 {
+		if err := t.purgePrivate(over); err != nil {
+			return err
+		}
+	}
 	if over == nil {
 		flags |= unix.RENAME_NOREPLACE // the primary saw nothing there
 	}

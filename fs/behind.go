@@ -63,6 +63,9 @@ func (w *behind) look(fd int, root *object) error {
 		if e.name == "." || e.name == ".." || root != nil && w.t.hidden(root, e.name) {
 			continue
 		}
+		if w.t.excludesAt(dup, e.name) {
+			continue
+		}
 		if err := w.entry(dup, e.name); err != nil && err != unix.ENOENT {
 			return err
 		}

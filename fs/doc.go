@@ -18,8 +18,8 @@
 //   - Nothing changes in the backing directory while the mount is writable except
 //     through an operation that passed the Gate (R2), save for objects without a
 //     name (deleted or O_TMPFILE), which are nobody else's business until they get
-//     one, and for other file systems mounted inside the directory, which belong
-//     to this host.
+//     one, for other file systems mounted inside the directory, and for what is
+//     excluded from replication (private.go), which belong to this host.
 //   - A mutation is carried out here only after the second host has it (R3), and
 //     answered only then (R4).
 //   - Operations on the same object get their numbers in the order in which they
@@ -40,14 +40,16 @@
 //
 // # Locks
 //
-// Order: object.lock (a directory before what it holds; several directories in
+// Order: Tree.moving, if anything is excluded; object.lock (a directory before what it holds; several directories in
 // the order of identities), Gate.mu (shared), then the leaves object.mu,
-// fdCache.mu, Tree.mu in this order. Only object.lock and the shared Gate.mu are
-// held over a wait for the network.
+// fdCache.mu, Tree.mu in this order. Only Tree.moving, object.lock and the shared
+// Gate.mu are held over a wait for the network.
 //
 // # What a crash leaves
 //
 // The plain backing directory, and a dead mount over it that ClearStale removes.
 // An object whose creation was cut off may lack its identity or owner; the
-// operation was not answered, and the second host has it whole.
+// operation was not answered, and the second host has it whole. A private file that
+// was about to take the place of a replicated one may be left there under a name that
+// begins with .skfs-, until this host is brought up to date.
 package fs

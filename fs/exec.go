@@ -10,9 +10,9 @@ import (
 // second run the same code with the same operation, so what it does depends on
 // nothing but the operation and the tree.
 
-// create carries out KindCreate and returns the new object with one user. For a
-// regular file fd is open for reading and writing; otherwise it is -1.
-func (t *Tree) create(parent *object, op *journal.Op, st *unix.Stat_t) (o *object, fd int, err error) {
+// create carries out KindCreate on that side and returns the new object with one
+// user. For a regular file fd is open for reading and writing; otherwise it is -1.
+func (t *Tree) create(parent *object, side *boundary, op *journal.Op, st *unix.Stat_t) (o *object, fd int, err error) {
 	p, err := parent.path()
 	if err != nil {
 		return nil, -1, err
@@ -40,7 +40,7 @@ func (t *Tree) create(parent *object, op *journal.Op, st *unix.Stat_t) (o *objec
 	if err != nil {
 		return nil, -1, err
 	}
-	o, err = t.finish(fd, op, parent.mnt, st)
+	o, err = t.finish(fd, op, side, st)
 	if err != nil {
 		flags := 0
 		if op.Mode&unix.S_IFMT == unix.S_IFDIR {

@@ -174,6 +174,15 @@ func (t *Tree) inoAt(x *file, e dirEntry) uint64 {
 	if x.o.mnt != nil {
 		return e.ino
 	}
+	if t.excludesAt(x.fd, e.name) {
+		var st unix.Stat_t
+		o, err := t.lookupAt(x.fd, x.o, e.name, &st)
+		if err != nil {
+			return 0
+		}
+		defer t.unref(o, 1)
+		return o.id.Ino()
+	}
 	t.mu.Lock()
 	o := t.inos[e.ino]
 	t.mu.Unlock()

@@ -47,9 +47,16 @@ func inherit(parent *object, op *journal.Op) error {
 	return nil
 }
 
-// enterUnder is Gate.enter for a change of names in directory parent.
-func (f *FS) enterUnder(parent *object, ops ...*journal.Op) (ticket, error) {
-	return f.enter(parent.replicated(), ops...)
+// enterUnder is Gate.enter for a change of names on that side in directory parents.
+func (f *FS) enterUnder(side *boundary, parents []*object, ops ...*journal.Op) (ticket, error) {
+	if side != nil {
+		for _, p := range parents {
+			if err := f.touching(p); err != nil {
+				return ticket{}, err
+			}
+		}
+	}
+	return f.enter(side == nil, ops...)
 }
 
 // enter takes a change through the gate; one that does not travel needs to know
@@ -70,7 +77,14 @@ func (f *FS) enter(travels bool, ops ...*journal.Op) (ticket, error) {
 
 // leave ends what enter began, and notes whose modification times changed.
 func (f *FS) leave(tk ticket, err error, changed ...*object) {
-	if tk.g == nil {
+	if tk.g == nil { // nobody is told of the change itself
+		if err == nil {
+			for _, o := range changed {
+				if o.isDir() {
+					f.touched(o)
+				}
+			}
+		}
 		return
 	}
 	if tk.peer != nil && err == nil {
@@ -91,9 +105,14 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask, rdev uint32, targe
 	if f.tree.hidden(parent, name) {
 		return nil, -1, unix.EPERM
 	}
+	defer f.tree.border(false)()
 	l := parent.lock.lockAll()
 	defer parent.lock.unlock(l)
 	if err := f.absent(parent, name); err != nil {
+		return nil, -1, err
+	}
+	side, err := f.tree.sideOf(parent, name)
+	if err != nil {
 		return nil, -1, err
 	}
 	op := &journal.Op{Kind: journal.KindCreate, Tree: f.tree.num, ID: journal.NewFileID(), Parent: parent.id, Name: name,
@@ -104,12 +123,12 @@ func (f *FS) make(h *fuse.InHeader, name string, mode, umask, rdev uint32, targe
 	if err := inherit(parent, op); err != nil {
 		return nil, -1, err
 	}
-	tk, err := f.enterUnder(parent, op)
+	tk, err := f.enterUnder(side, []*object{parent}, op)
 	if err != nil {
 		return nil, -1, err
 	}
 	var st unix.Stat_t
-	o, fd, err := f.tree.create(parent, op, &st)
+	o, fd, err := f.tree.create(parent, side, op, &st)
 	f.leave(tk, err, parent, o)
 	if err != nil {
 		return nil, -1, err
@@ -220,6 +239,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if f.tree.hidden(parent, name) {
 		return fuse.EPERM
 	}
+	defer f.tree.border(false)()
 	l := parent.lock.lockAll()
 	defer parent.lock.unlock(l)
 	lo := o.lock.lockAll()
@@ -227,20 +247,24 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if err := f.absent(parent, name); err != nil {
 		return status(err)
 	}
-	if o.mnt != parent.mnt {
+	side, err := f.tree.sideOf(parent, name)
+	if err != nil {
+		return status(err)
+	}
+	if o.mnt != side {
 		return fuse.EXDEV
 	}
 	ops := []*journal.Op{{Kind: journal.KindLink, Tree: f.tree.num, ID: o.id, Parent: parent.id, Name: name}}
 	o.mu.Lock()
 	born := o.tmpfile
 	o.mu.Unlock()
-	if born && parent.replicated() {
+	if born && side == nil {
 		if err := f.bear(o); err != nil {
 			return status(err)
 		}
 		ops = append(ops, &journal.Op{Kind: journal.KindRelease, Tree: f.tree.num, ID: o.id})
 	}
-	tk, err := f.enterUnder(parent, ops...)
+	tk, err := f.enterUnder(side, []*object{parent}, ops...)
 	if err != nil {
 		return status(err)
 	}
@@ -249,7 +273,7 @@ func (f *FS) Link(_ <-chan struct{}, in *fuse.LinkIn, name string, out *fuse.Ent
 	if err != nil {
 		return status(err)
 	}
-	if born {
+	if born && side == nil {
 		f.tree.dirtyTimes(o)
 	}
 	var st unix.Stat_t
@@ -279,8 +303,13 @@ func (f *FS) unlink(h *fuse.InHeader, name string, kind journal.Kind) error {
 	if f.tree.hidden(parent, name) {
 		return unix.ENOENT
 	}
+	defer f.tree.border(false)()
 	l := parent.lock.lockAll()
 	defer parent.lock.unlock(l)
+	side, err := f.tree.sideOf(parent, name)
+	if err != nil {
+		return err
+	}
 	var st unix.Stat_t
 	o, err := f.tree.lookup(parent, name, &st)
 	if err != nil {
@@ -289,7 +318,7 @@ func (f *FS) unlink(h *fuse.InHeader, name string, kind journal.Kind) error {
 	defer f.tree.unref(o, 1)
 	lo := o.lock.lockAll()
 	defer o.lock.unlock(lo)
-	if o.mnt != parent.mnt {
+	if o.mnt != side {
 		return unix.EBUSY // a mount point
 	}
 	switch {
@@ -305,7 +334,7 @@ func (f *FS) unlink(h *fuse.InHeader, name string, kind journal.Kind) error {
 	if err := o.stat(&st); err != nil { // the number of names, now that it cannot change
 		return err
 	}
-	tk, err := f.enterUnder(parent, &journal.Op{Kind: kind, Tree: f.tree.num, ID: o.id, Parent: parent.id, Name: name})
+	tk, err := f.enterUnder(side, []*object{parent}, &journal.Op{Kind: kind, Tree: f.tree.num, ID: o.id, Parent: parent.id, Name: name})
 	if err != nil {
 		return err
 	}
@@ -360,17 +389,31 @@ func (f *FS) rename(in *fuse.RenameIn, name, name2 string) error {
 	if in.Flags&^uint32(unix.RENAME_NOREPLACE|unix.RENAME_EXCHANGE) != 0 {
 		return unix.EINVAL // RENAME_WHITEOUT is for overlayfs on a local file system
 	}
-	if from.mnt != to.mnt {
-		return unix.EXDEV
-	}
-	unlock := lockObjects(from, to)
-	defer unlock()
 	var st, st2 unix.Stat_t
 	o, err := f.tree.lookup(from, name, &st)
 	if err != nil {
 		return err
 	}
 	defer f.tree.unref(o, 1)
+	defer f.tree.border(o.isDir())()
+	unlock := lockObjects(from, to)
+	defer unlock()
+	side, err := f.tree.sideOf(from, name)
+	if err != nil {
+		return err
+	}
+	side2, err := f.tree.sideOf(to, name2)
+	if err != nil {
+		return err
+	}
+	if now, err := f.tree.lookup(from, name, &st); err != nil || now != o {
+		if err == nil {
+			f.tree.unref(now, 1)
+			err = unix.ENOENT // it is another one by now
+		}
+		return err
+	}
+	f.tree.unref(o, 1)
 	over, err := f.tree.lookup(to, name2, &st2)
 	switch {
 	case err == unix.ENOENT:
@@ -389,11 +432,24 @@ func (f *FS) rename(in *fuse.RenameIn, name, name2 string) error {
 			return nil // two names of one file: rename(2) does nothing
 		}
 	}
-	if o.mnt != from.mnt || over != nil && over.mnt != to.mnt {
+	if o.mnt != side || over != nil && over.mnt != side2 {
 		return unix.EBUSY // a mount point
 	}
 	unlockChildren := lockObjects(o, over)
 	defer unlockChildren()
+	if side != side2 {
+		return f.cross(in.Flags, from, name, o, to, name2, over, side, side2)
+	}
+	if o.isDir() && side == nil {
+		if crosses, err := f.tree.crossing(o, to, name2); crosses || err != nil {
+			return cmp.Or(err, error(unix.EXDEV))
+		}
+		if over != nil && over.isDir() && in.Flags&unix.RENAME_EXCHANGE != 0 {
+			if crosses, err := f.tree.crossing(over, from, name); crosses || err != nil {
+				return cmp.Or(err, error(unix.EXDEV))
+			}
+		}
+	}
 	op := &journal.Op{Kind: journal.KindRename, Tree: f.tree.num, ID: o.id, Parent: from.id, Name: name,
 		Parent2: to.id, Name2: name2, Flags: in.Flags}
 	if over != nil {
@@ -402,7 +458,7 @@ func (f *FS) rename(in *fuse.RenameIn, name, name2 string) error {
 			return err
 		}
 	}
-	tk, err := f.enterUnder(from, op)
+	tk, err := f.enterUnder(side, []*object{from, to}, op)
 	if err != nil {
 		return err
 	}

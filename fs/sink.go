@@ -3,8 +3,6 @@ package fs
 import (
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -140,6 +138,9 @@ func (t *Tree) scan(fd int, dir *object) error {
 			}
 			continue
 		}
+		if t.excludesAt(dup, de.name) {
+			continue
+		}
 		if _, err := t.idAt(dup, nil, de.name, st.Ino); err != nil {
 			return err
 		}
@@ -213,7 +214,7 @@ func (t *Tree) MakeEntry(dir journal.FileID, e *journal.Entry) error {
 	op := &journal.Op{Kind: journal.KindCreate, Tree: t.num, ID: e.ID, Parent: dir, Name: e.Name, Mode: e.Mode, UID: e.UID, GID: e.GID,
 		Rdev: e.Rdev, Data: []byte(e.Target)}
 	var st unix.Stat_t
-	o, fd, err := t.create(parent, op, &st)
+	o, fd, err := t.create(parent, parent.mnt, op, &st)
 	if err != nil {
 		return err
 	}
@@ -259,20 +260,6 @@ func (t *Tree) Hold(dir journal.FileID, name string) error {
 		t.nameChanged(o, name)
 		return nil
 	})
-}
-
-// pathOf is the path in the tree of name in the directory open as fd; empty if it
-// cannot be known.
-func (t *Tree) pathOf(fd int, name string) string {
-	dir, err := os.Readlink(procPath(fd))
-	if err != nil {
-		return ""
-	}
-	rel, err := filepath.Rel(t.dir, filepath.Join(dir, name))
-	if err != nil || !filepath.IsLocal(rel) {
-		return ""
-	}
-	return rel
 }
 
 // Quarantine says whether what is held at the end of the pass is kept in the

@@ -97,6 +97,9 @@ func (t *Tree) list(o *object, still bool) ([]journal.Entry, error) {
 		if de.name == "." || de.name == ".." || t.hidden(o, de.name) {
 			continue
 		}
+		if o.mnt == nil && t.excludesAt(fd, de.name) {
+			continue
+		}
 		e, err := t.entryAt(fd, dir, de.name)
 		switch {
 		case err == unix.ENOENT || err == unix.EXDEV:

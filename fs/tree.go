@@ -39,6 +39,10 @@ type Tree struct {
 	fds   *fdCache
 	index *index
 
+	exclusion *Exclusion   // nil: everything is replicated; see private.go
+	private   *boundary    // of what is not
+	moving    sync.RWMutex // see border
+
 	// assign: objects without an identity get one when they are met. It is off
 	// on SECOND, where identities come from the primary.
 	assign atomic.Bool
@@ -78,8 +82,8 @@ type object struct {
 	node   uint64 // FUSE node id
 	typ    uint32 // S_IFMT bits
 	handle handle
-	mnt    *boundary              // not nil: on another file system, not replicated
-	real   atomic.Pointer[object] // of a stand-in (see localID): the object that took its place
+	mnt    *boundary              // not nil: on another file system or private, not replicated
+	real   atomic.Pointer[object] // of a stand-in (see localID), or what has changed sides: the object that took its place
 
 	lock rangeLock
 
@@ -227,6 +231,13 @@ func (t *Tree) remove(o *object) {
 // it while it uses the id.
 func (t *Tree) byNode(node uint64) *object {
 	o := t.byNodeItself(node)
+	for o != nil {
+		r := o.real.Load()
+		if r == nil {
+			break
+		}
+		o = r
+	}
 	if o != nil && o.mnt == nil && isLocal(o.id) && t.assign.Load() {
 		return t.realOf(o)
 	}
@@ -369,7 +380,8 @@ func (t *Tree) lookupAt(dirfd int, parent *object, name string, st *unix.Stat_t)
 	if err := unix.Fstatat(dirfd, name, st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return nil, err
 	}
-	if st.Dev == t.dev && parent.mnt == nil {
+	side := t.side(dirfd, parent, name)
+	if st.Dev == t.dev && side == nil {
 		t.mu.Lock()
 		if o := t.inos[st.Ino]; o != nil {
 			o.refs++
@@ -386,7 +398,7 @@ func (t *Tree) lookupAt(dirfd int, parent *object, name string, st *unix.Stat_t)
 		unix.Close(fd)
 		return nil, err
 	}
-	o, err := t.adoptFd(fd, parent, st)
+	o, err := t.adoptFd(fd, parent, side, st)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
@@ -395,17 +407,19 @@ func (t *Tree) lookupAt(dirfd int, parent *object, name string, st *unix.Stat_t)
 	return o, nil
 }
 
-// adoptFd makes the object open as fd (O_PATH) known, giving it an identity if
-// it has none and this host may.
-func (t *Tree) adoptFd(fd int, parent *object, st *unix.Stat_t) (*object, error) {
+// adoptFd makes the object open as fd (O_PATH) known, which has a name on that side
+// in parent, giving it an identity if it has none and this host may.
+func (t *Tree) adoptFd(fd int, parent *object, side *boundary, st *unix.Stat_t) (*object, error) {
 	h, err := handleAt(fd, "")
 	if err != nil {
 		return nil, err
 	}
-	if st.Dev != t.dev || parent.mnt != nil {
-		b, err := t.boundaryOf(fd, parent, st)
-		if err != nil {
-			return nil, err
+	if st.Dev != t.dev || side != nil {
+		b := side
+		if st.Dev != t.dev || b != t.private {
+			if b, err = t.boundaryOf(fd, parent, st); err != nil {
+				return nil, err
+			}
 		}
 		return t.use(localID(st, h), h, st, b), nil
 	}

@@ -108,6 +108,9 @@ func (mc *moduleConf) readMirror(a *conf.Active, c *conf.Cluster) error {
 		mc.conf.Pairing = peer
 		for _, r := range m.RFS.Replicated {
 			mc.conf.Pairing += "\n" + r.Dir
+			for _, n := range r.NotReplicated { // what is not excluded any more, the peer lacks
+				mc.conf.Pairing += "\n!" + n.String()
+			}
 		}
 		mc.conf.SyncDelta = m.RFS.SyncDelta
 		if m.RFS.SyncAt != "" {

@@ -27,9 +27,6 @@ func openTrees(rfs *conf.RFS, gate *fs.Gate, index string) (list []*fs.FS, err e
 	}
 	for i := range rfs.Replicated {
 		r := &rfs.Replicated[i]
-		if len(r.NotReplicated) > 0 {
-			return list, fmt.Errorf("replicated directory %s: <notreplicated> is not supported by this version", r.Dir)
-		}
 		if err := fs.ClearStale(r.Dir); err != nil {
 			return list, err
 		}
@@ -41,6 +38,9 @@ func openTrees(rfs *conf.RFS, gate *fs.Gate, index string) (list []*fs.FS, err e
 		t, err := fs.OpenTree(r.Dir, uint8(i), filepath.Join(index, fmt.Sprint(i)))
 		if err != nil {
 			return list, err
+		}
+		if len(r.NotReplicated) > 0 {
+			t.Exclude(&fs.Exclusion{Excludes: r.Excludes, Steady: r.Steady})
 		}
 		f := fs.New(t, gate)
 		if err := f.Mount(); err != nil {
