@@ -201,7 +201,7 @@ func (r *remoteReplica) Status(ctx context.Context) (ha.ReplicaStatus, error) {
 	s, err := r.c.Status(ctx)
 	return ha.ReplicaStatus{
 		Role: s.Role, Epoch: s.Epoch, Uptodate: s.Uptodate, Consistent: s.Consistent, Connected: s.Connected,
-		Synced: s.Synced, Frozen: s.Frozen, Degraded: s.Degraded, Rank: s.Rank, Follow: ha.FollowOptions(s.Follow), Sent: s.Sent, Progress: ha.ReplicaProgress(s.Progress),
+		Synced: s.Synced, Frozen: s.Frozen, Degraded: s.Degraded, Rank: s.Rank, Follow: ha.FollowOptions(s.Follow), Sent: s.Sent, Received: s.Received, Copied: s.Copied, Progress: ha.ReplicaProgress(s.Progress),
 	}, err
 }
 

@@ -40,7 +40,7 @@ type module struct {
 	tasks    sync.WaitGroup
 	prog     ReplicaProgress
 	asking   bool // a Status for prog is under way
-	netout   throughput
+	traffic  traffic
 	vips     *vips
 	renewal  *time.Ticker // a third of the lease
 	counted  time.Time    // when connections were, last

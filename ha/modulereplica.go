@@ -122,10 +122,10 @@ func (m *module) askProgress(ctx context.Context) {
 			m.publish()
 		}
 	}
-	if !joined && m.netout.stop() {
+	if !joined && m.traffic.stop() {
 		m.publish()
 	}
-	if !joined || m.asking || m.state.Data.Synced && (!m.state.Reign || !m.netout.due(time.Now())) {
+	if !joined || m.asking || m.state.Data.Synced && !m.traffic.due(time.Now()) {
 		return
 	}
 	m.asking = true
@@ -138,7 +138,7 @@ func (m *module) askProgress(ctx context.Context) {
 				if m.prog = st.Progress; m.state.Data.Synced {
 					m.prog = ReplicaProgress{}
 				}
-				m.netout.took(time.Now(), st.Sent)
+				m.traffic.took(time.Now(), &st)
 				m.publish()
 			}
 		})

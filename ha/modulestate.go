@@ -2,7 +2,6 @@ package ha
 
 import (
 	"fmt"
-	"strconv"
 	"time"
 )
 
@@ -16,7 +15,7 @@ func (m *module) publish() {
 	now := time.Now()
 	values := s.resources(now)
 	if s.Conf.HasData {
-		values["rfs.netout_bandwidth"] = strconv.FormatUint(m.netout.rate, 10)
+		m.traffic.resources(values, s.Reign)
 	}
 	values["usersetting.boot"] = string(m.mc.boot)
 	m.addressResources(values)

@@ -156,7 +156,9 @@ type ReplicaStatus struct {
 	Degraded   bool
 	Rank       int           // of two data of the same epoch the greater knows more
 	Follow     FollowOptions // second that is synced: what the synchronisation was asked for
-	Sent       uint64        // primary: bytes on the stream to the second so far; a new stream begins at 0
+	Sent       uint64        // bytes on the stream to the peer so far; a new stream begins at 0
+	Received   uint64        // likewise
+	Copied     uint64        // primary: of Sent, what the synchronisation has sent
 	Progress   ReplicaProgress
 }
 

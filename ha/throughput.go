@@ -1,6 +1,9 @@
 package ha
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // throughputEvery is over how long a throughput is averaged (§13.6.4.7).
 const throughputEvery = 3 * time.Second
@@ -37,4 +40,35 @@ func (t *throughput) stop() bool {
 	news := t.rate != 0
 	*t = throughput{}
 	return news
+}
+
+// traffic is what goes over the stream between the two replicas.
+type traffic struct{ out, in, copied throughput }
+
+func (t *traffic) due(now time.Time) bool { return t.out.due(now) }
+
+func (t *traffic) took(now time.Time, s *ReplicaStatus) {
+	t.out.took(now, s.Sent)
+	t.in.took(now, s.Received)
+	t.copied.took(now, s.Copied)
+}
+
+func (t *traffic) stop() bool {
+	out, in, copied := t.out.stop(), t.in.stop(), t.copied.stop()
+	return out || in || copied
+}
+
+// resources are those of §13.6.4.7, in KB/s. What a primary sends and is not of a
+// synchronisation is replication.
+func (t *traffic) resources(r map[string]string, primary bool) {
+	rep := uint64(0)
+	if primary {
+		rep = t.out.rate - min(t.copied.rate, t.out.rate)
+	}
+	for name, rate := range map[string]uint64{
+		"rfs.rep_bandwidth": rep, "rfs.rei_bandwidth": t.copied.rate,
+		"rfs.netout_bandwidth": t.out.rate, "rfs.netin_bandwidth": t.in.rate,
+	} {
+		r[name] = strconv.FormatUint(rate, 10)
+	}
 }

@@ -33,3 +33,22 @@ func TestThroughput(t *testing.T) {
 		t.Error("stop")
 	}
 }
+
+func TestTraffic(t *testing.T) {
+	var tr traffic
+	at := time.Unix(1000, 0)
+	tr.took(at, &ReplicaStatus{})
+	tr.took(at.Add(3*time.Second), &ReplicaStatus{Sent: 3 << 20, Received: 30 << 10, Copied: 1 << 20})
+	for primary, rep := range map[bool]string{true: "683", false: "0"} {
+		r := map[string]string{}
+		tr.resources(r, primary)
+		for name, want := range map[string]string{"rfs.rep_bandwidth": rep, "rfs.rei_bandwidth": "341", "rfs.netout_bandwidth": "1024", "rfs.netin_bandwidth": "10"} {
+			if r[name] != want {
+				t.Errorf("%s (primary %v) is %q, want %q", name, primary, r[name], want)
+			}
+		}
+	}
+	if !tr.stop() || tr.stop() {
+		t.Error("stop")
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 )
 
 // frameReader reads frames from a connection into one buffer, which grows for a
@@ -12,6 +13,8 @@ type frameReader struct {
 	conn net.Conn
 	buf  []byte
 	r, w int // what is read and not taken is buf[r:w]
+
+	count *atomic.Uint64 // of bytes read
 }
 
 // buffered returns the next frame if all of it is in the buffer. size is how
@@ -66,6 +69,7 @@ func (f *frameReader) fill(size int) error {
 	}
 	n, err := f.conn.Read(f.buf[f.w:])
 	f.w += n
+	f.count.Add(uint64(n))
 	if n > 0 {
 		return nil // an error comes again
 	}

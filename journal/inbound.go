@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // inbound is an operation that has arrived: its frame, and its place in the
@@ -70,8 +71,8 @@ type opReader struct {
 	h     header   // of large
 }
 
-func newOpReader(c net.Conn) *opReader {
-	return &opReader{in: frameReader{conn: c, buf: make([]byte, readBuffer)}}
+func newOpReader(c net.Conn, count *atomic.Uint64) *opReader {
+	return &opReader{in: frameReader{conn: c, buf: make([]byte, readBuffer), count: count}}
 }
 
 // batch appends to out at least one operation, or returns an error, after those
@@ -86,6 +87,7 @@ func (r *opReader) batch(epoch Epoch, out []*inbound) ([]*inbound, error) {
 				}
 				return out, err
 			}
+			r.in.count.Add(uint64(len(in.frame) - r.have))
 			r.large = nil
 			if err := in.decode(&r.h, epoch); err != nil {
 				return out, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,6 +18,9 @@ const MaxConns = 16
 type Link struct {
 	conns []net.Conn
 	once  sync.Once
+
+	in  atomic.Uint64 // bytes received
+	out atomic.Uint64 // bytes sent, but for what a Sender counts itself
 }
 
 // NewLink makes a link of connections that are already shaken hands on.

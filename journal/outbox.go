@@ -3,6 +3,7 @@ package journal
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // outbox sends small frames on a connection. Whoever finds no writer becomes it
@@ -10,6 +11,7 @@ import (
 type outbox struct {
 	conn   net.Conn
 	failed func(error)
+	count  *atomic.Uint64 // of bytes sent
 
 	mu         sync.Mutex
 	buf, spare []byte
@@ -32,7 +34,8 @@ func (o *outbox) add(encode func(b []byte) []byte) {
 		b := o.buf
 		o.buf = o.spare[:0]
 		o.mu.Unlock()
-		_, err := o.conn.Write(b)
+		n, err := o.conn.Write(b)
+		o.count.Add(uint64(n))
 		if err != nil {
 			o.failed(err)
 		}

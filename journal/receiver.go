@@ -101,7 +101,7 @@ func NewReceiver(l *Link, a Applier, o ReceiverOptions) *Receiver {
 	}
 	r.logged, r.work, r.room = sync.NewCond(&r.mu), sync.NewCond(&r.mu), sync.NewCond(&r.mu)
 	for _, c := range l.conns {
-		r.out = append(r.out, &outbox{conn: c, failed: func(err error) { r.fail(r.linkError("answer", err)) }})
+		r.out = append(r.out, &outbox{conn: c, count: &l.out, failed: func(err error) { r.fail(r.linkError("answer", err)) }})
 	}
 	return r
 }
@@ -176,6 +176,8 @@ type ReceiverStats struct {
 	Received   Seq
 	Durable    Seq
 	Applied    Seq
+	BytesIn    uint64 // received on the link
+	BytesOut   uint64 // sent on it
 }
 
 // Stats returns the present moment.
@@ -185,6 +187,7 @@ func (r *Receiver) Stats() ReceiverStats {
 	return ReceiverStats{
 		QueueBytes: r.held, QueueOps: int(r.next - 1 - r.sched.applied), EarlyBytes: r.earlySize,
 		Received: r.next - 1, Durable: r.durable, Applied: r.sched.applied,
+		BytesIn: r.link.in.Load(), BytesOut: r.link.out.Load(),
 	}
 }
 
@@ -216,7 +219,7 @@ func staleEpoch(got, want Epoch) error {
 // read takes what comes on one connection: as much as is there, one ack for it,
 // then the workers.
 func (r *Receiver) read(conn int) {
-	in := newOpReader(r.link.conns[conn])
+	in := newOpReader(r.link.conns[conn], &r.link.in)
 	var batch []*inbound
 	for {
 		var err error

@@ -430,6 +430,7 @@ type SenderStats struct {
 	QueueBytes int // submitted and not committed
 	QueueOps   int
 	SentBytes  uint64
+	BytesIn    uint64 // received on the link
 	SentOps    uint64
 	Batches    uint64 // system calls that sent them
 	Submitted  Seq    // the last given
@@ -445,7 +446,7 @@ func (s *Sender) Stats() SenderStats {
 	defer s.mu.Unlock()
 	return SenderStats{
 		QueueBytes: s.queued, QueueOps: s.queuedOps,
-		SentBytes: s.sentBytes, SentOps: s.sentOps, Batches: s.batches,
+		SentBytes: s.sentBytes, BytesIn: s.link.in.Load(), SentOps: s.sentOps, Batches: s.batches,
 		Submitted: s.next - 1, Sent: s.sent,
 		Received: s.seen.received, Durable: s.seen.durable, Applied: s.seen.applied,
 	}

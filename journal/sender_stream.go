@@ -171,7 +171,7 @@ func (s *Sender) overdue(now time.Time) error {
 // readAcks takes what the peer sends on one connection. All that one read
 // brought counts as one: watermarks are folded and waiters released once.
 func (s *Sender) readAcks(conn int) {
-	in := frameReader{conn: s.link.conns[conn], buf: make([]byte, 16<<10)}
+	in := frameReader{conn: s.link.conns[conn], buf: make([]byte, 16<<10), count: &s.link.in}
 	var fold ack
 	for {
 		h, frame, err := in.next()

@@ -66,6 +66,7 @@ type Pass struct {
 	sources map[uint8]Source
 	s       Stream       // a counted one
 	sent    atomic.Int64 // what the pass has put into s, but for SyncEnd
+	bytes   atomic.Int64 // of all
 	o       Options
 
 	table *table
@@ -90,7 +91,7 @@ func NewPass(trees []Source, s Stream, o Options) *Pass {
 		table: newTable(o.Mode), queue: newQueue(), limit: limiter{rate: o.Bandwidth},
 		retries: map[journal.FileID]int{}, waiting: map[journal.FileID]struct{}{}, mended: map[journal.FileID]journal.Seq{},
 	}
-	p.s = countedStream{s, &p.sent}
+	p.s = countedStream{s, &p.sent, &p.bytes}
 	for _, t := range trees {
 		p.sources[t.Tree()] = t
 	}
@@ -341,6 +342,9 @@ func answer(a Answer) ([]byte, error) {
 	}
 	return r.Data, nil
 }
+
+// Sent is how many bytes the pass has put into the stream.
+func (p *Pass) Sent() int64 { return p.bytes.Load() }
 
 // Progress says how far Run is.
 func (p *Pass) Progress() Progress {

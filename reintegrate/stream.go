@@ -35,19 +35,23 @@ func (s senderStream) Start(op *journal.Op) (Answer, error) {
 	return a, nil
 }
 
-// countedStream counts what a pass sends, but for the question whether all was well.
+// countedStream counts what a pass sends: the operations, but for the question
+// whether all was well, and their bytes.
 type countedStream struct {
 	Stream
-	n *atomic.Int64
+	n     *atomic.Int64
+	bytes *atomic.Int64
 }
 
 func (s countedStream) Submit(op *journal.Op) (journal.Seq, error) {
 	s.n.Add(1)
+	s.bytes.Add(int64(len(op.Data)))
 	return s.Stream.Submit(op)
 }
 
 func (s countedStream) Post(op *journal.Op) error {
 	s.n.Add(1)
+	s.bytes.Add(int64(len(op.Data)))
 	return s.Stream.Post(op)
 }
 
@@ -55,6 +59,7 @@ func (s countedStream) Start(op *journal.Op) (Answer, error) {
 	if op.Kind != journal.KindSyncEnd {
 		s.n.Add(1)
 	}
+	s.bytes.Add(int64(len(op.Data)))
 	return s.Stream.Start(op)
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skfs/skfs/journal"
+	"github.com/skfs/skfs/reintegrate"
 )
 
 // The control socket. A client connects, writes one request, a JSON object on a
@@ -78,13 +79,15 @@ type Status struct {
 	Frozen     bool     `json:"frozen"`
 	Degraded   bool     `json:"degraded"`
 	Rank       int      `json:"rank"`
-	Sent       uint64   `json:"sent"` // primary: bytes on the stream to the second so far
+	Sent       uint64   `json:"sent"`     // bytes on the stream so far
+	Received   uint64   `json:"received"` // likewise
+	Copied     uint64   `json:"copied"`   // primary: of Sent, what the reintegration has sent
 	Progress   Progress `json:"progress"`
 
 	Follow FollowOptions `json:"follow,omitzero"` // second that is synced: what Follow had asked for
 }
 
-// Progress is how far a reintegration is, on the primary.
+// Progress is how far a reintegration is.
 type Progress struct {
 	FilesDone int64         `json:"files_done"`
 	FilesLeft int64         `json:"files_left"`
@@ -92,6 +95,11 @@ type Progress struct {
 	BytesLeft int64         `json:"bytes_left"`
 	Rate      int64         `json:"rate"` // bytes a second
 	Left      time.Duration `json:"left"`
+}
+
+func progressOf(pass *reintegrate.Pass) Progress {
+	p := pass.Progress()
+	return Progress{p.FilesDone, p.FilesLeft, p.BytesDone, p.BytesLeft, p.Rate, p.Left}
 }
 
 // Status says how things are.
@@ -106,14 +114,24 @@ func (r *Replica) Status() Status {
 	if l := r.link; r.prim && l != nil {
 		s.Connected = l.sender.Err() == nil
 		s.Synced = s.Connected && l.synced.Load()
-		s.Sent = l.sender.Stats().SentBytes
+		stats := l.sender.Stats()
+		s.Sent, s.Received = stats.SentBytes, stats.BytesIn
+		if l.pass != nil {
+			s.Copied = uint64(l.pass.Sent())
+		}
 		if l.copying() {
-			p := l.pass.Progress()
-			s.Progress = Progress{p.FilesDone, p.FilesLeft, p.BytesDone, p.BytesLeft, p.Rate, p.Left}
+			s.Progress = progressOf(l.pass)
 		}
 	}
-	if r.follow != nil {
-		s.Connected, s.Follow = r.follow.joined.Load(), r.follow.did
+	if f := r.follow; f != nil {
+		s.Connected, s.Follow = f.joined.Load(), f.did
+		if recv := f.recv.Load(); recv != nil && s.Connected {
+			stats := recv.Stats()
+			s.Sent, s.Received = stats.BytesOut, stats.BytesIn
+		}
+		if p := f.progress.Load(); p != nil && s.Connected && !s.Synced {
+			s.Progress = *p
+		}
 	}
 	s.Noted = r.notes.Len()
 	s.Frozen = r.prim && r.gate.Frozen()

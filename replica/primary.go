@@ -21,6 +21,13 @@ import (
 // markLearn is Op.Flags of KindMark; see also markCheckpointed. Data: directories of Tree with notes.
 const markLearn = 3
 
+// markProgress is Op.Flags of the KindMark that tells the second how far its
+// synchronisation is. Data is a Progress in JSON.
+const markProgress = 4
+
+// progressEvery is how often it is told.
+const progressEvery = time.Second
+
 // greeting is the payload of a Hello: what the second has.
 type greeting struct {
 	View  journal.View  `json:"view"`
@@ -498,9 +505,15 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 				}
 			}
 		}()
+		told := make(chan struct{})
+		go func() {
+			defer close(told)
+			l.tellProgress(stop)
+		}()
 		stats, err := l.pass.Run(ctx)
 		close(stop)
 		<-mended
+		<-told
 		for _, f := range r.trees {
 			if err == nil && !f.Tree().Indexed() {
 				err = f.Tree().FinishIndex()
@@ -565,6 +578,23 @@ func (r *Replica) settleLive(ctx context.Context, l *primaryLink) error {
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// tellProgress tells the second how far its synchronisation is, until stop is closed.
+func (l *primaryLink) tellProgress(stop <-chan struct{}) {
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			data, err := json.Marshal(progressOf(l.pass))
+			if err != nil || l.sender.Post(&journal.Op{Kind: journal.KindMark, Flags: markProgress, Data: data}) != nil {
+				return
+			}
+		case <-stop:
+			return
+		}
 	}
 }
 

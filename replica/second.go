@@ -21,25 +21,26 @@ const retryInterval = 300 * time.Millisecond
 
 // follower keeps this second joined to a primary.
 type follower struct {
-	r       *Replica
-	addr    string
-	opts    FollowOptions
-	joined  atomic.Bool
-	plan    plan                             // of the session, before it begins
-	epoch   journal.Epoch                    // of the session
-	recv    atomic.Pointer[journal.Receiver] // of the session
-	begun   atomic.Int64                     // when the last checkpoint began, Unix nanoseconds
-	rotated atomic.Uint64                    // notes from before it
-	atJoin  uint64                           // notes from before the session
-	again   context.CancelFunc               // under noted: ends the session; nil outside of one
-	noted   sync.Mutex
-	dirs    map[uint8][]journal.FileID // under noted: to be learned before the pass begins
-	void    bool                       // under Replica.mu: outdated, nothing of it counts any more
-	did     FollowOptions              // under Replica.mu: what the synchronisation that ended last was asked for
-	stop    context.CancelFunc
-	done    chan struct{}
-	fatal   error       // why it ended for good; after done
-	last    journal.Seq // the last operation in the data; after done
+	r        *Replica
+	addr     string
+	opts     FollowOptions
+	joined   atomic.Bool
+	plan     plan                             // of the session, before it begins
+	epoch    journal.Epoch                    // of the session
+	recv     atomic.Pointer[journal.Receiver] // of the session
+	begun    atomic.Int64                     // when the last checkpoint began, Unix nanoseconds
+	rotated  atomic.Uint64                    // notes from before it
+	progress atomic.Pointer[Progress]         // of the session's synchronisation, as the primary says
+	atJoin   uint64                           // notes from before the session
+	again    context.CancelFunc               // under noted: ends the session; nil outside of one
+	noted    sync.Mutex
+	dirs     map[uint8][]journal.FileID // under noted: to be learned before the pass begins
+	void     bool                       // under Replica.mu: outdated, nothing of it counts any more
+	did      FollowOptions              // under Replica.mu: what the synchronisation that ended last was asked for
+	stop     context.CancelFunc
+	done     chan struct{}
+	fatal    error       // why it ended for good; after done
+	last     journal.Seq // the last operation in the data; after done
 }
 
 // FollowOptions say what a second that joins takes from the primary.
@@ -202,6 +203,7 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 			return false, err
 		}
 	}
+	f.progress.Store(nil)
 	f.plan, f.epoch, f.dirs = p, welcome.Epoch, map[uint8][]journal.FileID{}
 	r.notes.on.Store(true)
 	f.atJoin = r.notes.Rotate()
@@ -314,6 +316,11 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		defer f.noted.Unlock()
 		for ids := op.Data; len(ids) >= len(journal.FileID{}); ids = ids[len(journal.FileID{}):] {
 			f.dirs[op.Tree] = append(f.dirs[op.Tree], journal.FileID(ids[:len(journal.FileID{})]))
+		}
+	case markProgress:
+		var p Progress
+		if json.Unmarshal(op.Data, &p) == nil { // it is only shown
+			f.progress.Store(&p)
 		}
 	case markCheckpointed:
 		if err := f.checkpointed(op); err != nil {
