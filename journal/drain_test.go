@@ -2,10 +2,12 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // TestDrainWaitsForTelling: what another goroutine has found and is telling is told
@@ -49,6 +51,38 @@ func TestDrainWaitsForTelling(t *testing.T) {
 		if !drained.Load() {
 			t.Error("not drained although it was told")
 		}
+		s.Close(nil)
+		<-ran
+	})
+}
+
+// TestCopyTimeout: a question of a reintegration has its own limit.
+func TestCopyTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pc, sc := pipePair(1)
+		hang := make(chan struct{})
+		r := NewReceiver(NewLink(sc...), applyFunc(func(*Op) Result {
+			<-hang
+			return Result{}
+		}), ReceiverOptions{})
+		ran := make(chan struct{})
+		go func() {
+			defer close(ran)
+			r.Run(context.Background())
+		}()
+		s := NewSender(NewLink(pc...), SenderOptions{LockTimeout: 100 * time.Second, CopyTimeout: 150 * time.Second})
+		start := time.Now()
+		p, err := s.Start(&Op{Kind: KindSyncHash})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Result(); !errors.Is(err, ErrCopyTimeout) {
+			t.Errorf("ended with %v", err)
+		}
+		if d := time.Since(start); d < 150*time.Second || d > 152*time.Second {
+			t.Errorf("after %v", d)
+		}
+		close(hang)
 		s.Close(nil)
 		<-ran
 	})

@@ -103,6 +103,9 @@ func (k Kind) String() string {
 // FsyncDataOnly in Op.Flags of KindFsync is fdatasync.
 const FsyncDataOnly uint32 = 1
 
+// copies says whether it is a question of a reintegration.
+func (k Kind) copies() bool { return k >= KindSyncBegin && k <= KindPunch }
+
 // Op.Flags of KindCheckpoint.
 const (
 	CheckpointBegin  uint32 = iota // comes after all before it and before all after it

@@ -39,6 +39,7 @@ const flushDelay = time.Millisecond
 var (
 	ErrClosed      = errors.New("the stream was closed")
 	ErrLockTimeout = errors.New("the second node did not answer a replication request within locktimeout")
+	ErrCopyTimeout = errors.New("the second node did not answer a reintegration request within reitimeout")
 	ErrSendTimeout = errors.New("the second node did not take what was sent within sendtimeout")
 	ErrStaleEpoch  = errors.New("the stream carries another epoch")
 )
@@ -50,6 +51,7 @@ type SenderOptions struct {
 	Async       Async         // see SetAsync
 	QueueBytes  int           // bound of what is submitted and not committed
 	LockTimeout time.Duration // for the answer to an operation
+	CopyTimeout time.Duration // for what a reintegration asks instead; default LockTimeout
 	SendTimeout time.Duration // for the peer to take what is sent
 
 	// Mismatch is told of every operation that ended differently on both nodes,
@@ -124,6 +126,9 @@ func NewSender(l *Link, o SenderOptions) *Sender {
 	}
 	if o.SendTimeout <= 0 {
 		o.SendTimeout = DefaultSendTimeout
+	}
+	if o.CopyTimeout <= 0 {
+		o.CopyTimeout = o.LockTimeout
 	}
 	s := &Sender{
 		o: o, link: l, flush: newLater(),
@@ -291,6 +296,7 @@ type Pending struct {
 	s     *Sender
 	seq   Seq
 	since time.Time
+	copy  bool // a question of a reintegration
 	done  chan struct{}
 	res   Result
 	err   error
@@ -311,7 +317,7 @@ func (s *Sender) Start(op *Op) (*Pending, error) {
 	if err := s.submitLocked(op, op.Data, flagLazy, crc); err != nil {
 		return nil, err
 	}
-	p := &Pending{s: s, seq: op.Seq, since: s.cur.since, done: make(chan struct{})}
+	p := &Pending{s: s, seq: op.Seq, since: s.cur.since, copy: op.Kind.copies(), done: make(chan struct{})}
 	s.pending[op.Seq] = p
 	s.writeQueue(op.Seq)
 	return p, nil

@@ -130,7 +130,7 @@ func (s *Sender) release() {
 
 // watch enforces the timeouts.
 func (s *Sender) watch() {
-	every := min(s.o.LockTimeout, s.o.SendTimeout) / 8
+	every := min(s.o.LockTimeout, s.o.SendTimeout, s.o.CopyTimeout) / 8
 	every = max(min(every, time.Second), time.Millisecond)
 	t := time.NewTicker(every)
 	defer t.Stop()
@@ -161,7 +161,10 @@ func (s *Sender) overdue(now time.Time) error {
 		}
 	}
 	for seq, p := range s.pending {
-		if now.Sub(p.since) > s.o.LockTimeout {
+		switch waits := now.Sub(p.since); {
+		case p.copy && waits > s.o.CopyTimeout:
+			return fmt.Errorf("%w (%v): no result of operation %d", ErrCopyTimeout, s.o.CopyTimeout, seq)
+		case !p.copy && waits > s.o.LockTimeout:
 			return fmt.Errorf("%w (%v): no result of operation %d", ErrLockTimeout, s.o.LockTimeout, seq)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/skfs/skfs/journal"
@@ -201,7 +202,7 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 		return err
 	}
 	p.meter.opened()
-	var copied int64
+	var copied, uncommitted int64
 	at, more, ahead, err := c.askNext(f, r, 0)
 	for more && err == nil {
 		var t theirs
@@ -233,6 +234,9 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 		p.meter.passed(time.Now(), n, &d)
 		f.size -= n
 		copied += d.bytes()
+		if err = c.commit(f, &uncommitted, d.bytes()); err != nil {
+			break
+		}
 		err = c.pay(ctx)
 	}
 	if err != nil {
@@ -282,7 +286,7 @@ func (c *copier) send(f *fileRef, file File, r Range, t theirs) (delta, error) {
 			return delta{}, err
 		}
 	}
-	d, err := compare(file, r.Off, r.End, c.p.o.BlockSize, t, c.buf[c.used:])
+	d, err := compare(file, r.Off, r.End, c.p.o.BlockSize, c.p.o.Packet, t, c.buf[c.used:])
 	if err != nil {
 		return d, err
 	}
@@ -322,6 +326,23 @@ func (c *copier) wait() error {
 	}
 	c.used = 0
 	return c.p.s.Wait(c.last)
+}
+
+// commit has SECOND flush a file of which n more bytes were sent, if they are enough
+// by now (reicommit), and waits for it.
+func (c *copier) commit(f *fileRef, uncommitted *int64, n int64) error {
+	if *uncommitted += n; c.p.o.Commit == 0 || *uncommitted < c.p.o.Commit {
+		return nil
+	}
+	*uncommitted = 0
+	a, err := c.p.s.Start(&journal.Op{Kind: journal.KindFsync, Flags: FlagPass | journal.FsyncDataOnly, Tree: f.tree, ID: f.id})
+	if err != nil {
+		return err
+	}
+	if _, err = answer(a); errors.Is(err, syscall.ENOENT) {
+		return nil // it has gone
+	}
+	return err
 }
 
 // pay waits, with nothing locked, until the limit allows what was sent.

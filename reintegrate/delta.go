@@ -14,19 +14,22 @@ type segment struct {
 // delta is how the bytes of a range on PRIM differ from SECOND's.
 type delta struct {
 	segments []segment
+	most     int64 // bytes of a segment
 	compared int64 // bytes found equal
 	read     int64 // bytes read; holes are not
 }
 
-// maxSegment bounds the bytes of one operation.
+// maxSegment bounds the bytes of one operation. Larger ones would not be faster, and
+// hold up what comes behind them.
 const maxSegment = 1 << 20
 
 // compare reads [off, end) of f into buf, which is at least as long, and returns
 // what has to be sent. Holes stay holes: of a block that differs the stored parts
 // are sent, and what is a hole here is punched where SECOND may have bytes. off is
-// a multiple of blockSize. The segments refer to buf.
-func compare(f File, off, end int64, blockSize int, t theirs, buf []byte) (delta, error) {
-	var d delta
+// a multiple of blockSize. No segment of bytes is longer than most, if that is no
+// less than a block. The segments refer to buf.
+func compare(f File, off, end int64, blockSize int, most int64, t theirs, buf []byte) (delta, error) {
+	d := delta{most: most}
 	ranges, err := f.DataRanges(off, end-off)
 	if err != nil {
 		return d, err
@@ -104,7 +107,7 @@ func (d *delta) send(r Range, ranges []Range, block []byte, punch bool) {
 func (d *delta) add(r Range, data []byte) {
 	if n := len(d.segments); n > 0 {
 		l := &d.segments[n-1]
-		if l.End == r.Off && (l.data == nil) == (data == nil) && (data == nil || r.End-l.Off <= maxSegment) {
+		if l.End == r.Off && (l.data == nil) == (data == nil) && (data == nil || r.End-l.Off <= d.most) {
 			l.End = r.End
 			if data != nil { // neighbours in the file are neighbours in buf
 				l.data = l.data[:r.End-l.Off]

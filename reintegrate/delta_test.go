@@ -45,7 +45,7 @@ func TestCompare(t *testing.T) {
 		if from%block != 0 { // an empty range at the end
 			continue
 		}
-		d, err := compare(file{tr, ours}, from, size, block, th, make([]byte, size-from))
+		d, err := compare(file{tr, ours}, from, size, block, maxSegment, th, make([]byte, size-from))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestSparse(t *testing.T) {
 	tr, n := newTree(0), &node{}
 	n.resize(1000)
 	n.write(504, []byte("12345678"))
-	d, err := compare(file{tr, n}, 0, 1000, 100, nothing, make([]byte, 1000))
+	d, err := compare(file{tr, n}, 0, 1000, 100, maxSegment, nothing, make([]byte, 1000))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestSparse(t *testing.T) {
 		t.Fatalf("sent %v", d.segments)
 	}
 	// Where it is not known what SECOND has, they are punched.
-	if d, err = compare(file{tr, n}, 0, 1000, 100, theirs{}, make([]byte, 1000)); err != nil {
+	if d, err = compare(file{tr, n}, 0, 1000, 100, maxSegment, theirs{}, make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
 	if len(d.segments) != 3 || d.segments[0].data != nil || d.segments[2].data != nil || d.bytes() != 8 {

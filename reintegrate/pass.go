@@ -20,6 +20,8 @@ type Options struct {
 	Workers   int   // nbrei: files copied at a time; 3
 	ZoneSize  int64 // ruzone_blocksize: bytes of a large file locked at a time; 8 MiB
 	BlockSize int   // bytes compared by one hash, a divisor of ZoneSize; 64 KiB
+	Packet    int64 // reipacketsize: bytes of a file that one operation carries at most; 1 MiB, which is the most
+	Commit    int64 // reicommit: bytes of a file after which SECOND flushes it; 0: at the end of the pass alone
 	Bandwidth int64 // reiallowedbw, here in bytes a second: the most that the copy sends; 0: no limit
 	Detail    bool  // reidetail: Logf for each file of which bytes were sent
 	Logf      func(format string, args ...any)
@@ -45,8 +47,14 @@ func (o *Options) setDefaults() error {
 	if o.ZoneSize <= 0 {
 		o.ZoneSize = 8 << 20
 	}
+	if o.Packet <= 0 || o.Packet > maxSegment {
+		o.Packet = maxSegment
+	}
 	if o.BlockSize <= 0 {
-		o.BlockSize = int(min(64<<10, o.ZoneSize))
+		o.BlockSize = int(min(64<<10, o.ZoneSize, o.Packet))
+		for o.ZoneSize%int64(o.BlockSize) != 0 {
+			o.BlockSize--
+		}
 	}
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}

@@ -35,8 +35,9 @@ type pair struct {
 	stop   func()
 	pass   *Pass
 
-	gate  sync.RWMutex // held by live operations from before Filter until they are done, as fs.Gate is
-	moves sync.Mutex   // as the kernel's: one rename of a directory at a time
+	gate    sync.RWMutex // held by live operations from before Filter until they are done, as fs.Gate is
+	settled int          // under gate: how often Settle was called
+	moves   sync.Mutex   // as the kernel's: one rename of a directory at a time
 
 	notes *noteBook // nil: none are kept
 
@@ -101,9 +102,8 @@ func joinPair(t *testing.T, prim, second *tree, o Options, wrap func(journal.App
 	})
 	t.Cleanup(p.stop)
 	o.Settle = func(ctx context.Context) error {
-		for !p.gate.TryLock() { // somebody is half way
-			time.Sleep(100 * time.Microsecond)
-		}
+		p.gate.Lock() // nobody is half way
+		p.settled++
 		p.gate.Unlock()
 		_, err := p.sender.Drain(ctx)
 		return err

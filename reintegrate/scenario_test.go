@@ -319,3 +319,46 @@ func TestOptions(t *testing.T) {
 		t.Errorf("%+v, %v", o, err)
 	}
 }
+
+// sizes counts what the ordinary applier gets of a kind.
+type sizes struct {
+	next journal.Applier
+	kind journal.Kind
+	mu   sync.Mutex
+	n    int
+	most int
+}
+
+func (s *sizes) Apply(op *journal.Op) journal.Result {
+	if op.Kind == s.kind {
+		s.mu.Lock()
+		s.n++
+		s.most = max(s.most, len(op.Data))
+		s.mu.Unlock()
+	}
+	return s.next.Apply(op)
+}
+
+// TestPackets: no operation carries more of a file than it may, and SECOND flushes a
+// file now and then when it shall.
+func TestPackets(t *testing.T) {
+	for _, kind := range []journal.Kind{journal.KindWrite, journal.KindFsync} {
+		prim, second := newTree(0), newTree(1<<40)
+		prim.put("f", filled(1000))
+		prim.put("small", filled(10))
+		s := &sizes{kind: kind}
+		p := joinTo(t, prim, second, Options{ZoneSize: 96, Packet: 40, Commit: 300}, func(next journal.Applier) journal.Applier {
+			s.next = next
+			return s
+		})
+		p.mustRun()
+		switch {
+		case p.pass.o.BlockSize != 32: // divides a zone, is no more than a packet
+			t.Errorf("blocks of %d bytes", p.pass.o.BlockSize)
+		case kind == journal.KindWrite && (s.most > 40 || s.n < 25):
+			t.Errorf("%d packets, the largest of %d bytes", s.n, s.most)
+		case kind == journal.KindFsync && s.n != 2: // after the fourth zone and the eighth
+			t.Errorf("%d flushes", s.n)
+		}
+	}
+}

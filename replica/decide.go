@@ -110,7 +110,8 @@ const clockGrace = time.Hour
 func (r *Replica) passOptions(v journal.Verdict, restored bool) reintegrate.Options {
 	rfs := r.cfg.RFS
 	o := reintegrate.Options{
-		Workers: rfs.NbRei, ZoneSize: zoneSize(rfs), Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,
+		Workers: rfs.NbRei, ZoneSize: zoneSize(rfs), Packet: rfs.ReiPacketSize, Commit: int64(rfs.ReiCommit) * rfs.ReiPacketSize,
+		Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,
 		Logf: func(format string, args ...any) { r.log("I", "reintegre", format, args...) },
 		Keep: v.SplitBrain,
 	}

@@ -201,6 +201,7 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second jour
 	l := &primaryLink{node: req.Node, second: second, wrong: make(chan difference, 1024)}
 	l.sender = journal.NewSender(link, journal.SenderOptions{
 		Epoch: epoch, First: p.First, Async: p.Async, LockTimeout: r.cfg.RFS.LockTimeout, SendTimeout: r.cfg.RFS.SendTimeout,
+		CopyTimeout: r.cfg.RFS.ReiTimeout,
 		Mismatch: func(op *journal.Op, local, remote syscall.Errno) {
 			if reintegrate.Own(op) { // the pass hears of it from the second
 				return
