@@ -435,6 +435,9 @@ func (f *FS) rename(in *fuse.RenameIn, name, name2 string) error {
 	if o.mnt != side || over != nil && over.mnt != side2 {
 		return unix.EBUSY // a mount point
 	}
+	if side != side2 {
+		o.waitClosed()
+	}
 	unlockChildren := lockObjects(o, over)
 	defer unlockChildren()
 	if side != side2 {

@@ -198,6 +198,17 @@ func (g *Gate) Join(s Stream, pass Pass) {
 	g.peer.Swap(p).thaw()
 }
 
+// Mend has pass say what is sent to the peer behind s, which was in sync and is about
+// to be brought up to date again. The peer has said durably that it is not. Those
+// under way may not have asked pass: see Quiet.
+func (g *Gate) Mend(s Stream, pass Pass) {
+	if p := g.peer.Load(); p != nil && p.stream == s {
+		p.vouches.Store(false)
+		p.complete.Store(false)
+		p.pass.Store(&pass)
+	}
+}
+
 // Synced ends the reintegration of the peer behind s, if it is still there:
 // everything is sent to it from now on.
 func (g *Gate) Synced(s Stream) {

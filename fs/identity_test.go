@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -115,5 +116,47 @@ func TestListGivesNoIdentity(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// TestStillOfTheDead: what is deleted while its lock is waited for is not there.
+func TestStillOfTheDead(t *testing.T) {
+	f, dir := mountAlone(t)
+	if err := os.Mkdir(filepath.Join(dir, "d"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	o, err := f.tree.lookup(f.tree.rootObject(), "d", &st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.tree.unref(o, 1)
+	for what, look := range map[string]func() error{
+		"still":  func() error { return f.Still(o.id, func() error { return nil }) },
+		"dir":    func() error { return f.tree.WithDir(o.id, func([]journal.Entry) error { return nil }) },
+		"object": func() error { return f.tree.WithObject(o.id, func(*journal.Attrs, *Data) error { return nil }) },
+	} {
+		l := o.lock.lockAll()
+		done := make(chan error, 1)
+		go func() { done <- look() }()
+		for { // until it waits
+			f.tree.mu.Lock()
+			refs := o.refs
+			f.tree.mu.Unlock()
+			if refs >= 3 { // the kernel's, ours, its
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+		o.mu.Lock()
+		o.unlinked = true // as rmdir does under the lock
+		o.mu.Unlock()
+		o.lock.unlock(l)
+		if err := <-done; err != unix.ENOENT {
+			t.Errorf("%s: %v", what, err)
+		}
+		o.mu.Lock()
+		o.unlinked = false
+		o.mu.Unlock()
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -224,6 +225,23 @@ func (f *FS) touched(parent *object) {
 	}
 }
 
+// closePatience is how long a rename across the border waits for a file to be closed:
+// the kernel tells of a close when the process has gone on already.
+const closePatience = time.Second
+
+// waitClosed waits until nobody has o open. Who closes may need the lock of o.
+func (o *object) waitClosed() {
+	for end := time.Now().Add(closePatience); o.isOpen() && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func (o *object) isOpen() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.opens > 0
+}
+
 // cross carries out a rename between a replicated and a private name: a closed
 // regular file is made on the peer, or deleted there. Everything is locked.
 func (f *FS) cross(flags uint32, from *object, name string, o, to *object, name2 string, over *object, side, side2 *boundary) error {
@@ -232,11 +250,8 @@ func (f *FS) cross(flags uint32, from *object, name string, o, to *object, name2
 	if err := o.stat(&st); err != nil {
 		return err
 	}
-	o.mu.Lock()
-	open := o.opens > 0
-	o.mu.Unlock()
 	if side != nil && side != t.private || side2 != nil && side2 != t.private || // another file system
-		flags&unix.RENAME_EXCHANGE != 0 || o.typ != unix.S_IFREG || st.Nlink != 1 || open {
+		flags&unix.RENAME_EXCHANGE != 0 || o.typ != unix.S_IFREG || st.Nlink != 1 || o.isOpen() {
 		return unix.EXDEV
 	}
 	var st2 unix.Stat_t

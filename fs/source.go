@@ -44,14 +44,18 @@ func (t *Tree) living(id journal.FileID) (*object, error) {
 	if err != nil {
 		return nil, err
 	}
-	o.mu.Lock()
-	dead := o.unlinked && !o.tmpfile
-	o.mu.Unlock()
-	if dead {
+	if o.dead() {
 		t.unref(o, 1)
 		return nil, unix.ENOENT
 	}
 	return o, nil
+}
+
+// dead says whether o has no name and gets none. It may become so until o is locked.
+func (o *object) dead() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.unlinked && !o.tmpfile
 }
 
 // WithDir calls f with all names in dir while they cannot change.
@@ -63,6 +67,9 @@ func (t *Tree) WithDir(dir journal.FileID, f func([]journal.Entry) error) error 
 	defer t.unref(o, 1)
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
+	if o.dead() {
+		return unix.ENOENT
+	}
 	entries, err := t.list(o, true)
 	if err != nil {
 		return err
@@ -190,6 +197,9 @@ func (t *Tree) WithRange(id journal.FileID, off, n int64, f func(*Data) error) e
 	}
 	l := o.lock.lock(off, end)
 	defer o.lock.unlock(l)
+	if o.dead() {
+		return unix.ENOENT
+	}
 	fd, err := o.open(unix.O_RDONLY | unix.O_NOFOLLOW)
 	if err != nil {
 		return gone(err)
@@ -208,6 +218,9 @@ func (t *Tree) WithObject(id journal.FileID, f func(*journal.Attrs, *Data) error
 	defer t.unref(o, 1)
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
+	if o.dead() {
+		return unix.ENOENT
+	}
 	a, err := t.attrs(o)
 	if err != nil {
 		return gone(err)

@@ -20,6 +20,9 @@ func (f *FS) Still(id journal.FileID, fn func() error) error {
 	defer f.tree.unref(o, 1)
 	l := o.lock.lockAll()
 	defer o.lock.unlock(l)
+	if o.dead() { // while the lock was waited for
+		return unix.ENOENT
+	}
 	f.sendTimesLocked(o)
 	return fn()
 }

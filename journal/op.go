@@ -112,6 +112,7 @@ const (
 	CheckpointFlush                // comes after the last CheckpointBegin, beside anything: what was before that is to be flushed
 	CheckpointCopy                 // before a reintegration: SECOND records that it is not consistent
 	CheckpointSynced               // SECOND records that its data is PRIM's
+	CheckpointMend                 // as CheckpointCopy, of a SECOND in sync that has come to differ
 )
 
 // Bits of Op.Valid for KindSetAttr.

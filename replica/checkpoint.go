@@ -174,6 +174,8 @@ func (f *follower) onCheckpoint(op *journal.Op) error {
 		return f.r.settle(n, journal.Time{Sec: at.Unix(), Nsec: uint32(at.Nanosecond())})
 	case journal.CheckpointCopy:
 		return f.beginCopy(n)
+	case journal.CheckpointMend:
+		return f.beginMend(n)
 	}
 	return syscall.EBADMSG
 }

@@ -62,12 +62,12 @@ type primaryLink struct {
 	node          string
 	second        journal.Standing // as it joined
 	sender        *journal.Sender
-	checkpointing sync.Mutex // held over a checkpoint
-	pass          *reintegrate.Pass
-	mark          uint64           // notes from before the pass, or from before it joined without one
-	offered       journal.Standing // what it records
-	passed        chan struct{}    // closed when pass has ended; nil without one
-	synced        atomic.Bool      // the second is being told that its data is the primary's; set under Replica.mu
+	checkpointing sync.Mutex        // held over a checkpoint
+	pass          *reintegrate.Pass // the last; changed under Replica.mu
+	mark          uint64            // notes from before the pass, or from before it joined without one
+	offered       journal.Standing  // what it records
+	passed        chan struct{}     // closed when pass has ended; nil without one
+	synced        atomic.Bool       // the second is being told that its data is the primary's; set under Replica.mu
 	wrong         chan difference
 }
 
@@ -86,6 +86,16 @@ type difference struct {
 	told   chan struct{} // instead of op: closed when all before has been seen to
 }
 
+// seenTo tells who waits for it that all before has been seen to. False: it is a
+// difference.
+func (d difference) seenTo() bool {
+	if d.told != nil {
+		close(d.told)
+	}
+	return d.told != nil
+}
+
+// Error says what differs.
 func (d difference) Error() string {
 	return fmt.Sprintf("the nodes differ after %s of %s", d.op.Kind, d.op.ID)
 }
@@ -275,13 +285,7 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 		l.sender.Close(err)
 		return err
 	}
-	var sources []reintegrate.Source
-	for _, f := range r.trees {
-		sources = append(sources, source{f.Tree()})
-	}
-	o := r.passOptions(v, restored)
-	o.Settle = func(ctx context.Context) error { return r.settleLive(ctx, l) }
-	l.pass = reintegrate.NewPass(sources, reintegrate.Over(l.sender), o)
+	l.pass = r.newPass(l, v, restored)
 	l.passed = make(chan struct{})
 	r.mu.Lock()
 	err = r.mayJoin(epoch)
@@ -462,12 +466,7 @@ func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch
 				l.sender.Close(err)
 			}
 		})
-		select {
-		case d := <-l.wrong:
-			l.sender.Close(d)
-		case <-ctx.Done():
-			l.sender.Close(context.Cause(ctx))
-		}
+		l.sender.Close(r.watchDifferences(ctx, l, epoch))
 	})
 	<-l.sender.Done()
 	r.lost(l, epoch)
@@ -490,8 +489,7 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 			for {
 				select {
 				case d := <-l.wrong:
-					if d.told != nil {
-						close(d.told)
+					if d.seenTo() {
 						continue
 					}
 					var remote error

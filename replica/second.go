@@ -293,6 +293,20 @@ func (f *follower) beginCopy(n uint64) error {
 	return r.record(s)
 }
 
+// beginMend is beginCopy for a second that was in sync: the primary sends again what
+// it has noted.
+func (f *follower) beginMend(n uint64) error {
+	r := f.r
+	f.progress.Store(nil)
+	f.plan = plan{Copy: journal.CopyDelta}
+	f.atJoin = r.notes.Rotate()
+	if err := f.beginCopy(n); err != nil {
+		return err
+	}
+	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(f.epoch)})
+	return nil
+}
+
 // learn prepares the index of a tree for a pass.
 func (f *follower) learn(tree uint8) error {
 	f.noted.Lock()
