@@ -5,7 +5,7 @@ FUZZTIME ?= 20s
 # The race detector needs a C compiler. Where there is none the tests run without.
 RACE     := $(shell command -v "$$($(GO) env CC)" >/dev/null 2>&1 && echo -race)
 
-.PHONY: all build test lint race fuzz posix crash e2e e2e-long bench demo clean
+.PHONY: all build test lint race fuzz posix crash e2e e2e-long availability bench demo clean
 
 all: build
 
@@ -54,6 +54,11 @@ e2e:
 
 e2e-long:
 	E2E_LONG=1 $(GO) test -count=1 -v -timeout 300m ./e2e/...
+
+# What docs/availability.md tells: daemons killed, false alarms, mixed faults, and
+# keepalived (apt) under the same faults. E2E_MINUTES and E2E_ROUNDS shorten it.
+availability:
+	E2E_LONG=1 $(GO) test -count=1 -v -timeout 300m -run 'DaemonKilled|FalseAlarms|MixedFaults|BesideKeepalived' ./e2e
 
 # Figures and ratios, kept in docs/performance.md. Needs root; uses fio and
 # PostgreSQL where they are installed.

@@ -168,6 +168,14 @@ var mishaps = []mishap{
 	{"daemon killed", func(m *mixture, v *pair.Node) error { return v.KillDaemon() }},
 	{"daemon paused", func(m *mixture, v *pair.Node) error { return m.signalled(v, skfsProcess("daemon")) }},
 	{"daemon upgraded", func(m *mixture, v *pair.Node) error { return m.upgrade(v) }},
+	{"replica killed", func(m *mixture, v *pair.Node) error {
+		role := "SECOND"
+		if v == m.primary() {
+			role = "PRIM"
+		}
+		i := slices.IndexFunc(faults, func(f fault) bool { return f.name == "replica killed" })
+		return faults[i].do(m.chaos, v, role)
+	}},
 	{"replica paused", func(m *mixture, v *pair.Node) error { return m.signalled(v, skfsProcess("replica")) }},
 	{"host paused", func(m *mixture, v *pair.Node) error {
 		if err := v.Pause(); err != nil {
@@ -228,8 +236,7 @@ func TestMixedFaults(t *testing.T) {
 		if err := f.do(m, victim); err != nil {
 			t.Fatalf("round %d: %s: %v", round, name, err)
 		}
-		m.recover()
-		whole := time.Since(begun)
+		whole := m.settle().Sub(begun)
 		m.audit(round, name)
 		gaps[name] = append(gaps[name], whole)
 		t.Logf("round %d: %s: whole again after %v", round, name, whole.Round(time.Millisecond))
@@ -245,6 +252,34 @@ func TestMixedFaults(t *testing.T) {
 		t.Logf("%-32s %3d times, whole again after %v (median), %v (longest)", name, len(g), g[len(g)/2].Round(time.Millisecond), g[len(g)-1].Round(time.Millisecond))
 	}
 	m.nothingLeft()
+}
+
+// settle brings the hosts to PRIM and SECOND, and returns since when they are so: a
+// fault may only be noticed after its cause is over, so they have to stay so for a while.
+func (m *mixture) settle() (since time.Time) {
+	m.t.Helper()
+	states := func() (all [2]pair.State) {
+		for i, n := range m.Nodes {
+			s, err := n.State(m.t.Context())
+			if err != nil {
+				m.t.Fatal(err)
+			}
+			all[i] = s
+		}
+		return all
+	}
+	deadline := time.Now().Add(2 * patience)
+	for {
+		m.recover()
+		since = time.Now()
+		before := states()
+		time.Sleep(1500 * time.Millisecond) // longer than the heartbeats' timeout
+		if after := states(); after == before {
+			return since
+		} else if time.Now().After(deadline) {
+			m.t.Fatalf("the hosts do not stay as they are: %+v, then %+v", before, after)
+		}
+	}
 }
 
 // audit says what must hold after every fault.
