@@ -226,7 +226,7 @@ func (n *Node) Mark(ctx context.Context) (Mark, error) {
 const allLines = "1000000"
 
 func (n *Node) log(ctx context.Context) ([]string, error) {
-	out, err := n.Skfs(ctx, "log", "-m", Module, "-I", "-s", allLines)
+	out, err := n.Skfs(ctx, "log", "-m", Module, "-I", "-l", "en", "-s", allLines)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +251,7 @@ func (n *Node) AwaitLog(ctx context.Context, after Mark, want ...string) error {
 	}
 	defer r.Close()
 	viewing, stop := context.WithCancel(ctx)
-	cmd := n.Command(viewing, n.skfs, "logview", "-m", Module, "-I", "-s", allLines)
+	cmd := n.Command(viewing, n.skfs, "logview", "-m", Module, "-I", "-l", "en", "-s", allLines)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.Cancel = func() error { return errors.Join(cmd.Process.Kill(), r.SetReadDeadline(time.Now())) }
 	view, err := n.Start(cmd)
