@@ -108,12 +108,12 @@ func (o *observer) begins(id uint64, name string, now time.Time) {
 }
 
 // ends notes how a task ended.
-func (o *observer) ends(d Done, now time.Time) {
+func (o *observer) ends(d Done, now time.Time) (t TaskEnd, known bool) {
 	began, known := o.began[d.ID]
 	if !known {
-		return // given out by an earlier daemon
+		return t, false // given out by an earlier daemon
 	}
-	t := TaskEnd{Name: o.names[d.ID], Took: now.Sub(began)}
+	t = TaskEnd{Name: o.names[d.ID], Took: now.Sub(began)}
 	switch {
 	case d.Err != nil:
 		t.Fault = d.Err.Error()
@@ -125,16 +125,22 @@ func (o *observer) ends(d Done, now time.Time) {
 	if o.ended = append(o.ended, t); len(o.ended) > 64 {
 		o.ended = o.ended[1:]
 	}
+	return t, true
 }
 
 // saw is called after each step; a change of the standing goes to the log.
 func (o *observer) saw(l *Log, before, after State, e Event, actions []Action, now time.Time) {
 	if d, ok := e.(Done); ok {
-		o.ends(d, now)
+		if t, known := o.ends(d, now); known && t.Fault != "" {
+			l.Write(LevelDebug, "heart", fmt.Sprintf("Task %s ended after %v: %s", t.Name, t.Took.Round(time.Microsecond), t.Fault))
+		} else if known {
+			l.Write(LevelDebug, "heart", fmt.Sprintf("Task %s ended after %v", t.Name, t.Took.Round(time.Microsecond)))
+		}
 	}
 	for _, a := range actions {
 		if r, ok := a.(Run); ok {
 			o.begins(r.ID, r.Task.name(), now)
+			l.Write(LevelDebug, "heart", fmt.Sprintf("Task %s begins", r.Task.name()))
 		}
 	}
 	from, to := Standing{before.Role, before.Colour}, Standing{after.Role, after.Colour}

@@ -43,7 +43,10 @@ var catalogue = []message{
 	{"Resource {} set to {} by {}", "Ressource {} positionnée à {} par {}"},
 	{"event {} on proc {}", "évènement {} sur le processus {}"},
 
-	// Scripts.
+	// Scripts and other work.
+	{"Task {} begins", "La tâche {} commence"},
+	{"Task {} ended after {}: {}", "La tâche {} s'est terminée après {} : {}"},
+	{"Task {} ended after {}", "La tâche {} s'est terminée après {}"},
 	{"Script {} ended with exit code {}", "Le script {} s'est terminé avec le code {}"},
 	{"Script {}: {}", "Script {} : {}"},
 	{"Script {}", "Script {}"},
