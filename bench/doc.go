@@ -44,6 +44,14 @@
 // with notes and without. ALONE a note is on disk before the change; a peer in sync
 // is one that takes everything and does nothing, over a connection in the same host.
 //
-// It needs root, fio and PostgreSQL's server; the work that lacks its program is
-// left out and named.
+// # Sharing an address
+//
+// Packets (sharing) go over a veth pair, on which the receiver's kernel does all
+// its work before the sender goes on: so the sender's time is the cost. The same
+// datagram is sent without a filter, with that of lbfilter, and with a rule set of
+// nftables that decides alike, in which every other bucket is the host's own. TCP
+// goes through a bridge to one of two members. Ratios are taken inside a round.
+//
+// It needs root, fio and PostgreSQL's server, nftables; the work that
+// lacks its program is left out and named.
 package main

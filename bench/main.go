@@ -22,6 +22,7 @@ type settings struct {
 	jobs    []*job
 	trials  []*trial // reintegrations
 	notes   bool     // what notes cost
+	sharing bool     // what a shared address costs
 	targets []string
 	rounds  int
 	effort  effort
@@ -35,7 +36,7 @@ const reportFile = "docs/performance.md"
 func parse(args []string) (*settings, error) {
 	s := &settings{}
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	jobs := f.String("jobs", "", "comma-separated, default all: "+strings.Join(append(figureNames(), returnNames()...), ","))
+	jobs := f.String("jobs", "", "comma-separated, default all: "+strings.Join(append(append(figureNames(), returnNames()...), sharingRow), ","))
 	targets := f.String("targets", "", "comma-separated, default all: "+strings.Join(targetNames, ",")+"; native is always there")
 	f.IntVar(&s.rounds, "rounds", 5, "rounds")
 	f.IntVar(&s.effort.Secs, "secs", 1, "`seconds` of each measurement that is limited by time")
@@ -55,7 +56,10 @@ func parse(args []string) (*settings, error) {
 	}
 	var err error
 	var rest string
-	if s.trials, s.notes, rest = selectReturns(*jobs); rest != "" || *jobs == "" {
+	if s.sharing, rest = selectSharing(*jobs); rest != "" || *jobs == "" {
+		s.trials, s.notes, rest = selectReturns(rest)
+	}
+	if rest != "" || *jobs == "" {
 		if s.jobs, err = selectJobs(rest); err != nil {
 			return nil, err
 		}
@@ -101,6 +105,7 @@ func run(ctx context.Context, s *settings) (err error) {
 	}{
 		{writing, len(s.jobs) > 0, runJobs},
 		{returning, len(s.trials) > 0 || s.notes, runReturns},
+		{sharing, s.sharing, runSharing},
 	} {
 		if !m.wanted {
 			continue

@@ -77,13 +77,15 @@ var (
 	writing = section{"<!-- written by make bench -->\n", "<!-- end of what make bench writes -->\n"}
 	// returning is about a host that comes back.
 	returning = section{"<!-- written by make bench: coming back -->\n", "<!-- end of what make bench writes: coming back -->\n"}
+	// sharing is about an address that several hosts have.
+	sharing = section{"<!-- written by make bench: sharing an address -->\n", "<!-- end of what make bench writes: sharing an address -->\n"}
 )
 
 // keep replaces a section of a report and leaves the rest of it alone.
 func keep(file string, part section, table string) error {
 	old, err := os.ReadFile(file)
 	if errors.Is(err, os.ErrNotExist) {
-		old, err = []byte("# Performance\n\n"+writing.begin+writing.end+"\n"+returning.begin+returning.end), nil
+		old, err = []byte("# Performance\n\n"+writing.begin+writing.end+"\n"+returning.begin+returning.end+"\n"+sharing.begin+sharing.end), nil
 	}
 	if err != nil {
 		return err

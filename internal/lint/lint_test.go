@@ -37,7 +37,7 @@ var imports = map[string][]string{
 	"packaging":   {"conf"},
 	"cli":         {"conf", "e2e", "ha", "ha/rules", "packaging", "replica", "web"}, // e2e: the demo runs in the lab
 	"e2e":         {"conf"},
-	"bench":       {"conf", "e2e", "fs", "journal", "reintegrate", "replica"},
+	"bench":       {"conf", "e2e", "fs", "journal", "lbfilter", "reintegrate", "replica"},
 	"internal":    nil,
 }
 
