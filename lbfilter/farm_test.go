@@ -50,7 +50,9 @@ func newFarm(t *testing.T, mode Mode, members int, clsact bool) *farm {
 	dir := pins(t)
 	for i := 1; i <= members; i++ {
 		m := &member{host: n.add(i), pins: filepath.Join(filepath.Dir(dir), strconv.Itoa(i)), in: true}
-		m.setSysctl("net/ipv4/conf/eth0/arp_announce", "2") // see doc.go
+		if mode == Directed { // see doc.go; in the other mode the filter sees to it
+			m.setSysctl("net/ipv4/conf/eth0/arp_announce", "2")
+		}
 		m.do(func() error {
 			if err := setAddr("eth0", virtual4, 32); err != nil {
 				return err

@@ -271,6 +271,7 @@ func testKernel(t *testing.T, mode Mode, r *rand.Rand) {
 		}
 	}
 	testOthers(t, coll, r, p, macs, to)
+	testEgress(t, coll, p, members[self], vmac)
 	testCut(t, program, r, p, ports, macs, to)
 	testExpired(t, coll, r, p, ports, macs, to)
 }
@@ -288,6 +289,32 @@ func testOthers(t *testing.T, coll *ebpf.Collection, r *rand.Rand, p *Policy, ma
 		if action, _ := run(t, coll.Programs[ingress], f.bytes()); action != goesOn {
 			t.Fatalf("packet %d: the filter says %d of %+v", i, action, f)
 		}
+	}
+}
+
+// testEgress: what the kernel asks in the name of a virtual address tells the virtual
+// MAC, in the payload only; nothing else that goes out is changed.
+func testEgress(t *testing.T, coll *ebpf.Collection, p *Policy, mine, vmac MAC) {
+	other := netip.MustParseAddr("10.1.1.1")
+	for _, sender := range append([]netip.Addr{other}, p.addrs...) {
+		if sender.Is6() {
+			continue
+		}
+		f := frame{query: Query{Proto: ARP, Client: netip.AddrPortFrom(sender, 0), Service: netip.AddrPortFrom(netip.MustParseAddr("10.9.9.9"), 0)},
+			kind: question, to: MAC{255, 255, 255, 255, 255, 255}, from: mine}
+		in := f.bytes()
+		want := bytes.Clone(in)
+		if p.mode == Invisible && sender != other {
+			copy(want[22:], vmac[:])
+		}
+		if action, out := run(t, coll.Programs[egress], in); action != goesOn || !bytes.Equal(out, want) {
+			t.Errorf("ARP in the name of %s goes out, by %d, as\n%x, expected\n%x", sender, int32(action), out, want)
+		}
+	}
+	ip := append(append(append([]byte(nil), vmac[:]...), mine[:]...), 8, 0)
+	ip = append(ip, header4(17, p.addrs[0], other, 1, 0, 64, 0, make([]byte, 20))...)
+	if action, out := run(t, coll.Programs[egress], ip); action != goesOn || !bytes.Equal(out, ip) {
+		t.Errorf("a packet goes out, by %d, as\n%x, expected\n%x", int32(action), out, ip)
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // both runs a test for both modes.
@@ -416,4 +418,49 @@ func TestExpiry(t *testing.T) {
 			t.Errorf("after the lease was renewed: %q, %v", s, err)
 		}
 	})
+}
+
+// TestVLAN: what is tagged for a VLAN is for an interface above this one, which may
+// have a filter of its own. VLAN 0 is none.
+func TestVLAN(t *testing.T) {
+	f := newFarm(t, Directed, 1, false)
+	f.renew(0) // what the filter takes for its own is counted as dropped
+	m := f.members[0]
+	q := Query{Proto: UDP, Client: netip.AddrPortFrom(addr4(f.client.n), 5000), Service: netip.AddrPortFrom(virtual4, 1812)}
+	plain := frame{query: q, to: m.mac, from: f.client.mac, protocol: 17, hops: 64}.bytes()
+	f.client.do(func() error {
+		eth0, err := net.InterfaceByName("eth0")
+		if err != nil {
+			return err
+		}
+		s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		for _, tag := range [][]byte{{0x81, 0, 0, 7}, {0x81, 0, 0, 0}, nil} {
+			b := slices.Concat(plain[:12], tag, plain[12:])
+			if err := unix.Sendto(s, b, 0, &unix.SockaddrLinklayer{Ifindex: eth0.Index}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	expired := func() uint64 {
+		counts, err := m.filter.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range counts {
+			if c.Rule == "udp port 1812 on_port" {
+				return c.Expired
+			}
+		}
+		t.Fatal("no such rule")
+		return 0
+	}
+	await(t, "the frames", func() bool { return expired() >= 2 })
+	if n := expired(); n != 2 {
+		t.Errorf("%d frames were for the filter, expected 2", n)
+	}
 }
