@@ -23,8 +23,9 @@
 //     it quotes; fragments go by address, all of a packet to one member.
 //   - A table takes effect at once: no packet sees parts of two. Apply refuses one
 //     that is older than that in effect.
-//   - A member that is not renewed (Renew) drops all traffic of the addresses, also
-//     when its daemon is stopped or dead, or the machine was suspended.
+//   - A member that is not renewed (Renew) drops all traffic of the addresses, a tick
+//     of the kernel after the lease at the latest, also when its daemon is stopped or
+//     dead, or the machine was suspended.
 //   - What one member sends on another never sends on again, except an owner to the
 //     one who had the bucket. Frames sent on have the sender's MAC as source.
 //   - Nobody learns the virtual MAC at a port, nor a member's MAC for an address in

@@ -66,7 +66,7 @@ static __always_inline int answer_ns(struct __sk_buff *skb, struct packet *p)
 
 	if (!my_mac(mine))
 		return TC_ACT_SHOT;
-	copy_mac(na.eth.h_dest, p->mac);
+	copy_mac(na.eth.h_dest, p->mac.a);
 	copy_mac(na.eth.h_source, mine);
 	na.eth.h_proto = bpf_htons(ETH_P_IPV6);
 	na.ip.version = 6;

@@ -54,10 +54,7 @@ static __always_inline int known(struct __sk_buff *skb, struct packet *p)
 static __always_inline __u8 sent_on(struct table *t, const __u8 *mac)
 {
 	for (__u32 i = 0; i < MAX_MEMBERS; i++) {
-		__u8 a[6];
-
-		copy_mac(a, t->macs[i].a);
-		if (i != self && same_mac(a, mac))
+		if (same_mac(t->macs[i].a, mac) && i != self)
 			return i;
 	}
 	return NONE;
@@ -114,7 +111,7 @@ static __always_inline int place(struct __sk_buff *skb, struct packet *p, struct
 			count(rule, LEFT);
 		return DROP;
 	}
-	from = sent_on(t, p->mac);
+	from = sent_on(t, p->mac.a);
 	if (mine) {
 		if (from == prev)
 			return ACCEPT; /* prev does not know it either */

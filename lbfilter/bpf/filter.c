@@ -27,7 +27,7 @@ int skfs_ingress(struct __sk_buff *skb)
 		/* That members say they have the address is no conflict. */
 		struct table *t = current_table();
 
-		return t && sent_on(t, p.mac) != NONE ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+		return t && sent_on(t, p.mac.a) != NONE ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
 	switch (decide(skb, &p, &rule, &to)) {
 	case ACCEPT:

@@ -67,7 +67,7 @@ struct packet {
 	__be16 ipid;
 	__u32 client[4];   /* IPv4 in [0] */
 	__u32 service[4];
-	__u8 mac[6];       /* where the frame comes from */
+	struct mac mac;    /* where the frame comes from */
 	struct tcphdr tcp; /* valid with HAS_TCP */
 	union {
 		struct frame4 f4;
@@ -84,9 +84,13 @@ enum {
 	ECHO = 16,      /* an ICMP echo request */
 };
 
+/* same_mac compares the end first, where MACs of one maker differ. Both are at even
+ * addresses. */
 static __always_inline int same_mac(const __u8 *a, const __u8 *b)
 {
-	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3] && a[4] == b[4] && a[5] == b[5];
+	const __u16 *x = (const __u16 *)a, *y = (const __u16 *)b;
+
+	return x[2] == y[2] && x[1] == y[1] && x[0] == y[0];
 }
 
 static __always_inline void copy_mac(__u8 *to, const volatile __u8 *from)
@@ -100,14 +104,14 @@ static __always_inline void copy_mac(__u8 *to, const volatile __u8 *from)
  * goes too. */
 static __always_inline int reaches_us(struct __sk_buff *skb, const __u8 *to)
 {
-	__u8 vmac[6];
+	struct mac vmac;
 
 	if (skb->pkt_type != PACKET_OTHERHOST)
 		return 1;
 	if (!invisible)
 		return 0;
-	copy_mac(vmac, virtual_mac);
-	return same_mac(to, vmac);
+	copy_mac(vmac.a, virtual_mac);
+	return same_mac(to, vmac.a);
 }
 
 /* ports reads what is behind the IP header of a packet that is whole. */
@@ -185,7 +189,7 @@ static __always_inline void ipv4(struct __sk_buff *skb, struct packet *p)
 	p->client[0] = ip->saddr;
 	p->service[0] = ip->daddr;
 	p->ipid = ip->id;
-	copy_mac(p->mac, p->f4.eth.h_source);
+	copy_mac(p->mac.a, p->f4.eth.h_source);
 	if (ip->frag_off & bpf_htons(0x3fff))
 		return; /* a fragment goes by address: only the first has ports */
 	at = L3 + ip->ihl * 4;
@@ -263,7 +267,7 @@ static __always_inline void ipv6(struct __sk_buff *skb, struct packet *p)
 		return;
 	p->family = V6;
 	__builtin_memcpy(p->client, &ip->saddr, 16);
-	copy_mac(p->mac, p->f6.eth.h_source);
+	copy_mac(p->mac.a, p->f6.eth.h_source);
 	if (solicitation(skb, p) || !index)
 		return;
 	p->kind = FLOW;
@@ -304,7 +308,7 @@ static __always_inline void arp(struct __sk_buff *skb, struct packet *p)
 	__builtin_memcpy(&to, a->tpa, 4);
 	p->family = V4;
 	p->proto = PROTO_ARP;
-	copy_mac(p->mac, a->eth.h_source);
+	copy_mac(p->mac.a, a->eth.h_source);
 	index = bpf_map_lookup_elem(&addresses4, &from);
 	if (index) {
 		p->kind = CLAIM;

@@ -20,7 +20,7 @@ const volatile __u32 seed;
 
 struct mac {
 	__u8 a[6];
-};
+} __attribute__((aligned(2)));
 
 /* The virtual addresses, with their index in the keys of the rules. */
 struct {
@@ -147,10 +147,34 @@ static __always_inline struct table *current_table(void)
 	return inner ? bpf_map_lookup_elem(inner, &zero) : NULL;
 }
 
+/* Asking for the time costs a third of all that the filter does, so the answer is
+ * kept for the tick: a lease ends up to a tick late. */
+struct verdict_of_tick {
+	__u64 tick;
+	__u64 until;
+	__u64 expired;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct verdict_of_tick);
+} ticks SEC(".maps");
+
 static __always_inline int expired(void)
 {
 	__u32 zero = 0;
 	__u64 *until = bpf_map_lookup_elem(&lease, &zero);
+	struct verdict_of_tick *v = bpf_map_lookup_elem(&ticks, &zero);
+	__u64 tick = bpf_jiffies64();
 
-	return !until || bpf_ktime_get_boot_ns() >= *until;
+	if (!until || !v)
+		return 1;
+	if (v->tick != tick || v->until != *until) {
+		v->until = *until;
+		v->expired = bpf_ktime_get_boot_ns() >= v->until;
+		v->tick = tick;
+	}
+	return v->expired != 0;
 }
