@@ -105,6 +105,21 @@ const maxFailures = 2
 // clockGrace is how far the clocks of the hosts may be apart for a scan.
 const clockGrace = time.Hour
 
+// abnormalDates is the line of §5.4 for a second whose data cannot be brought up to
+// date without being told to, and was in sync last at quite another time.
+const abnormalDates = "Automatic synchronization cannot be applied due to an abnormal delta between the dates of the last synchronization"
+
+// maxDates is how far the two dates may be apart (§5.4).
+const maxDates = 90
+
+// datesDiffer compares when two nodes were in sync last; zero: never.
+func datesDiffer(a, b journal.Time) bool {
+	if a == (journal.Time{}) || b == (journal.Time{}) {
+		return false
+	}
+	return a.Sec-b.Sec > maxDates || b.Sec-a.Sec > maxDates
+}
+
 // passOptions turns a verdict into what a pass needs. restored: the second has a
 // backup that was restored.
 func (r *Replica) passOptions(v journal.Verdict, restored bool) reintegrate.Options {

@@ -171,10 +171,13 @@ func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 		r.mu.Unlock()
 	}
 	r.mu.Lock()
-	v := r.decide(&g)
+	v, at := r.decide(&g), r.state.At
 	r.mu.Unlock()
 	switch {
 	case v.Copy == journal.Refuse:
+		if datesDiffer(at, g.View.At) {
+			v.Reason = abnormalDates + ": " + v.Reason
+		}
 		req.Refuse(v.Reason)
 		return errors.New(v.Reason)
 	case v.SplitBrain && !g.Aside:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -134,6 +135,9 @@ func (f *follower) run(ctx context.Context) {
 		}
 		if err != nil && err.Error() != said {
 			said = err.Error()
+			if strings.Contains(said, abnormalDates) {
+				f.r.log("E", "reintegre", abnormalDates)
+			}
 			f.r.log("I", "nfsadmin", "%v", err)
 		}
 		select {
