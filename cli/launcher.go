@@ -181,6 +181,7 @@ var eventKinds = map[replica.EventKind]ha.ReplicaEventKind{
 	replica.EventSynced:     ha.Synced,
 	replica.EventFailed:     ha.ReplicaFailed,
 	replica.EventLog:        ha.ReplicaLog,
+	replica.EventStuck:      ha.ReplicaStuck,
 }
 
 // pump passes events on until the replica ends.

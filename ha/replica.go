@@ -132,6 +132,9 @@ const (
 	ReplicaFailed
 	// ReplicaLog: a line for the module log: Level, Source, Text.
 	ReplicaLog
+	// ReplicaStuck: a replicated directory does not answer (checktime, §13.6.3). Text
+	// says which. The module is to be stopped and started.
+	ReplicaStuck
 )
 
 // ReplicaEvent is something that happened to a replica by itself.

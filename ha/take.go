@@ -267,6 +267,10 @@ func (m *machine) told(e ReplicaEvent) {
 	case ReplicaLog:
 		m.actions = append(m.actions, Say{e.Level, e.Source, e.Text})
 		return
+	case ReplicaStuck:
+		m.say("nfsadmin", e.Text)
+		m.again("nfsadmin")
+		return
 	case ReplicaFailed:
 		m.say("nfsadmin", "The replication process cannot go on: "+e.Text)
 		return // it ends; Gone follows

@@ -231,7 +231,8 @@ func (o *observer) cause(before *State, e Event, now time.Time) Cause {
 }
 
 var toldTexts = map[ReplicaEventKind]string{PeerLost: "the stream of replication is broken", PeerJoined: "the stream of replication is up",
-	Synced: "both nodes have the same data", ReplicaFailed: "the replication process cannot go on: ", ReplicaLog: "the replication process says: "}
+	Synced: "both nodes have the same data", ReplicaFailed: "the replication process cannot go on: ", ReplicaLog: "the replication process says: ",
+	ReplicaStuck: ""}
 
 // transition keeps t.
 func (l *Log) transition(t Transition, puts *int) {

@@ -54,6 +54,7 @@ const (
 	EventSynced     EventKind = "synced"
 	EventFailed     EventKind = "failed"
 	EventLog        EventKind = "log"
+	EventStuck      EventKind = "stuck"
 )
 
 // Event is something that happened to a replica by itself.

@@ -245,6 +245,7 @@ func TestOpenedBeforeIdentified(t *testing.T) {
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
 	a.must(a.c.Alone(ctx, 1))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
+	a.wait(EventSynced)
 	b.wait(EventSynced)
 	a.must(a.c.Demote(ctx))
 	b.must(b.c.Promote(ctx, 2, NoForce))

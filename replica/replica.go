@@ -145,6 +145,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		}
 	}
 	r.wg.Go(func() { r.flushTimes(ctx) })
+	r.probeMounts(ctx)
 	r.wg.Go(func() { r.lookBehind(ctx, ended, begun) })
 	r.wg.Go(func() { r.serveControl(ctx, ln) })
 	<-ctx.Done()
