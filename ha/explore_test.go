@@ -1,282 +1,310 @@
 package ha
 
 import (
+	"cmp"
 	"fmt"
-	"math/rand"
-	"os"
-	"strconv"
+	"runtime/debug"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 )
 
-// settle lets everything happen that has to, and nothing else, until nothing is
-// left to happen. Modules that are stopped are started, as an administrator would.
-func (w *world) settle(r *rand.Rand, trail *[]string) {
-	w.cut = [2]bool{}
-	started := 0
-	for range 5000 {
-		var ms []move
-		for _, m := range w.moves(false) {
-			if !m.fault {
-				ms = append(ms, m)
-			}
-		}
-		if len(ms) > 0 {
-			m := ms[r.Intn(len(ms))]
-			*trail = append(*trail, m.name)
-			m.do(w)
-			if w.bad != "" {
-				return
-			}
-			continue
-		}
-		again := false
-		for i := range w.n {
-			if w.n[i].s.Role == RoleStop && started < 6 {
-				started++
-				again = true
-				*trail = append(*trail, fmt.Sprintf("%d: command start (to settle)", i))
-				w.event(i, Asked{Command{Name: "start"}})
-			}
-		}
-		if !again {
-			w.settled()
-			return
-		}
-	}
-	w.fail("it never settles")
+// scenario is one kind of pair and of what may happen to it, for explore.
+type scenario struct {
+	name    string
+	data    bool
+	variant string
+	setup   func(*world)
+	// states bounds what is visited; second is the share (one in so many) of the states
+	// after one fault at which a second one strikes.
+	states, second int
 }
 
-// settled checks that nothing waits without a cause.
-func (w *world) settled() {
-	w.settledAddresses()
-	a, b := &w.n[0].s, &w.n[1].s
-	is := func(s *State, r Role, c Colour) bool { return s.Role == r && s.Colour == c }
-	if is(a, RoleSecond, Green) && a.Home || is(b, RoleSecond, Green) && b.Home {
-		w.fail("the default primary stays second")
-	}
-	switch {
-	case is(a, RolePrim, Green) && is(b, RoleSecond, Green), is(b, RolePrim, Green) && is(a, RoleSecond, Green):
-		if a.Conf.HasData && !w.cuts && !w.forced && (w.acked&^w.n[0].disk.data != 0 || w.acked&^w.n[1].disk.data != 0) {
-			w.fail("answered writes %b are lost: %b %b", w.acked, w.n[0].disk.data, w.n[1].disk.data)
+var scenarios = []scenario{
+	{name: "pair with data", data: true, setup: pairUp, states: 250_000},
+	{name: "pair without data", setup: pairUp, states: 120_000},
+	{name: "start of a pair", data: true, setup: pairDown, states: 100_000},
+	{name: "heartbeats cut and late", data: true, setup: allOf(pairUp, badLinks), states: 200_000},
+	{name: "heartbeats cut and late, without data", setup: allOf(pairUp, badLinks), states: 100_000},
+	{name: "address", data: true, variant: "address", setup: pairUp, states: 80_000},
+	{name: "address of a host that is paused", variant: "address pause", setup: pairUp, states: 80_000},
+	{name: "address that is checked", variant: "address check", setup: pairUp, states: 50_000},
+	{name: "witness", data: true, variant: "witness", setup: pairUp, states: 60_000},
+	{name: "lastprim", data: true, variant: "lastprim", setup: pairUp, states: 50_000},
+	{name: "syncat", data: true, variant: "syncat", setup: pairUp, states: 50_000},
+	{name: "syncdelta", data: true, variant: "syncdelta", setup: pairUp, states: 50_000},
+	{name: "failover off", data: true, variant: "failover off", setup: pairUp, states: 50_000},
+	{name: "light", variant: "light", states: 20_000, second: 1},
+	{name: "farm", variant: "farm", setup: func(w *world) { w.fails = true }, states: 40_000, second: 1},
+	{name: "calls that fail", data: true, setup: allOf(pairUp, func(w *world) { w.fails = true }), states: 100_000},
+}
+
+func allOf(fs ...func(*world)) func(*world) {
+	return func(w *world) {
+		for _, f := range fs {
+			f(w)
 		}
-	case a.Data.Degraded && is(a, RoleAlone, Green) && is(b, RoleWait, Red),
-		b.Data.Degraded && is(b, RoleAlone, Green) && is(a, RoleWait, Red):
-	case is(a, RoleAlone, Green) && is(b, RoleWait, Red) && b.Why == BlockSyncat,
-		is(b, RoleAlone, Green) && is(a, RoleWait, Red) && a.Why == BlockSyncat:
-	case is(a, RoleWait, Red) && is(b, RoleWait, Red) && !a.candidate() && !b.candidate():
-		if !w.cuts && !w.forced && w.acked != 0 {
-			w.fail("nobody is primary, though no more than crashes happened")
-		}
-	default:
-		w.fail("it settles in %v %v (%v) and %v %v (%v)", a.Role, a.Colour, a.Cur.Kind, b.Role, b.Colour, b.Cur.Kind)
 	}
 }
 
-// walk takes random moves with some faults, then settles.
-func walk(seed int64, data, cuts bool, variant string, step func(*world)) (trail []string, bad string) {
-	r := rand.New(rand.NewSource(seed))
-	w := newWorld(data, variant)
-	if step != nil {
-		step(w)
-	}
-	// From a running pair: prim, second.
-	quiet := func() {
-		for range 1000 {
-			var ms []move
-			for _, m := range w.moves(false) {
-				if !m.fault {
-					ms = append(ms, m)
-				}
-			}
-			if len(ms) == 0 {
-				return
-			}
-			m := ms[r.Intn(len(ms))]
-			trail = append(trail, m.name)
-			m.do(w)
+// pairUp makes a pair in sync, with something to lose.
+func pairUp(w *world) {
+	for i, name := range []string{"prim", "second"} {
+		w.event(i, Asked{Command{Name: name}})
+		for ms := necessary(w); len(ms) > 0; ms = necessary(w) {
+			ms[0].do(w)
 		}
 	}
-	w.event(0, Asked{Command{Name: "prim"}})
-	quiet()
-	w.event(1, Asked{Command{Name: "second"}})
-	quiet()
-	trail = append(trail, "--- the pair is up")
-	faults := r.Intn(7)
-	for n := 0; n < 400 && w.bad == ""; n++ {
-		ms := w.moves(true)
-		if cuts {
-			for i := range w.n {
-				ms = append(ms, move{fmt.Sprintf("heartbeats from %d cut: %v", i, !w.cut[i]), true, func(w *world) { w.cut[i], w.cuts, w.apart = !w.cut[i], true, true }})
-			}
-		}
-		m := ms[r.Intn(len(ms))]
-		if strings.HasSuffix(m.name, "wakes") && r.Intn(10) > 0 {
-			continue // pauses last, or nothing becomes of them
-		}
-		if m.fault {
-			if faults == 0 || r.Intn(4) > 0 {
-				continue
-			}
-			faults--
-			if strings.Contains(m.name, "write") {
-				faults++ // free
-			}
-		}
-		trail = append(trail, m.name)
-		m.do(w)
-	}
-	if w.bad == "" {
-		trail = append(trail, "--- settle")
-		w.settle(r, &trail)
-	}
-	return trail, w.bad
-}
-
-// number is def unless the environment says otherwise.
-func number(t *testing.T, name string, def int) int {
-	v := os.Getenv(name)
-	if v == "" {
-		return def
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil {
-		t.Fatalf("%s: %v", name, err)
-	}
-	return n
-}
-
-func TestWalks(t *testing.T) {
-	for _, c := range []struct {
-		data, cuts bool
-		variant    string
-	}{
-		{true, false, ""}, {true, true, ""}, {false, false, ""}, {false, true, ""},
-		{true, false, "node a"}, {false, false, "lastprim"}, {true, true, "lastprim"},
-		{true, false, "syncat"}, {true, true, "syncat"}, {true, false, "syncdelta"}, {true, true, "syncdelta"},
-		{true, false, "address"}, {false, false, "address check"}, {true, true, "address"},
-		{true, false, "witness"}, {false, false, "witness"},
-		{true, false, "address pause"}, {false, false, "address pause"}, {true, true, "address pause"},
-	} {
-		t.Run(fmt.Sprintf("data=%v,cuts=%v,%s", c.data, c.cuts, c.variant), func(t *testing.T) {
-			t.Parallel()
-			base := rand.Int63()
-			if v := os.Getenv("SKFS_HA_SEED"); v != "" {
-				base, _ = strconv.ParseInt(v, 10, 64) // 0 is as good a seed
-			}
-			for i := range number(t, "SKFS_HA_WALKS", 60) {
-				seed := base + int64(i)
-				if trail, bad := walk(seed, c.data, c.cuts, c.variant, nil); bad != "" {
-					t.Fatalf("SKFS_HA_SEED=%d: %s\n%s", seed, bad, strings.Join(trail, "\n"))
-				}
-			}
-		})
+	w.forced = false
+	if w.n[0].s.Conf.HasData {
+		w.write(0)
 	}
 }
 
-// TestExplore visits every order in which things can happen to a running pair
-// after one fault or command, and what is left when nothing can happen any more.
+// pairDown is a pair that was stopped, the second first.
+func pairDown(w *world) {
+	pairUp(w)
+	for _, i := range []int{1, 0} {
+		w.event(i, Asked{Command{Name: "stop"}})
+		for ms := necessary(w); len(ms) > 0; ms = necessary(w) {
+			ms[0].do(w)
+		}
+	}
+}
+
+func badLinks(w *world) { w.links, w.late = true, true }
+
+// TestExplore visits what can become of two nodes: from the start of both, every
+// order in which things can happen by themselves; at each state on the way every
+// fault, command, or rule that fires, and every order of what follows; and at one in
+// so many of those states a second one. Whatever a state leads to has to end well
+// (world.settled).
 func TestExplore(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it takes a while")
-	}
-	for _, c := range []struct {
-		data    bool
-		variant string
-	}{{true, ""}, {false, ""}, {true, "lastprim"}, {true, "syncat"}, {true, "syncdelta"}, {true, "address"}, {false, "address pause"}} {
-		data := c.data
-		t.Run(fmt.Sprintf("data=%v,%s", data, c.variant), func(t *testing.T) {
-			t.Parallel()
-			w := newWorld(data, c.variant)
-			for i, name := range []string{"prim", "second"} {
-				w.event(i, Asked{Command{Name: name}})
-				for ms := necessary(w); len(ms) > 0; ms = necessary(w) {
-					ms[0].do(w)
+	defer debug.SetGCPercent(debug.SetGCPercent(200))
+	keySeed = uint64(number(t, "SKFS_HA_SEED", 0))
+	more := number(t, "SKFS_HA_MORE", 1)
+	var total atomic.Int64
+	t.Run("of", func(t *testing.T) { // ends when all of them have
+		for _, sc := range scenarios {
+			sc.states *= more
+			if raceEnabled {
+				sc.states /= 100 // make explore visits all of them
+			}
+			t.Run(sc.name, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(sc.data, sc.variant)
+				if sc.setup != nil {
+					sc.setup(w)
 				}
-			}
-			w.forced = false
-			if data {
-				w.write(0) // something to lose
-			}
-			states := 0
-			for _, fault := range w.moves(true) {
-				if !fault.fault {
-					t.Fatalf("the pair is not at rest: %s", fault.name)
+				e := newExplorer(w)
+				counts := e.run(sc)
+				t.Logf("%d states: %d without a fault, %d after one, %d after two", len(e.recs), counts[0], counts[1], counts[2])
+				total.Add(int64(len(e.recs)))
+				if e.bad != "" {
+					t.Fatalf("%s\n%s", e.bad, e.trail())
 				}
-				n := w.clone()
-				fault.do(n)
-				states += explore(t, n, fault.name)
-			}
-			t.Logf("%d states", states)
-			if states < 1000 {
-				t.Errorf("only %d states were found", states)
-			}
-		})
+			})
+		}
+	})
+	t.Logf("%d states", total.Load())
+	if !raceEnabled && total.Load() < 1_000_000 && !t.Failed() {
+		t.Errorf("only %d states were visited", total.Load())
 	}
 }
 
-// necessary are the moves that happen by themselves.
-func necessary(w *world) []move {
-	var ms []move
-	for _, m := range w.moves(false) {
+// explorer visits worlds. What was seen is kept as keys, and how each was reached as
+// the number of the move, so that the trail can be walked again.
+type explorer struct {
+	start *world
+	seen  map[uint64]struct{}
+	recs  []visit
+	bad   string
+	at    int32 // where bad is
+}
+
+type visit struct {
+	from int32
+	move uint16 // of moves of the world at from
+}
+
+type visited struct {
+	w  *world
+	id int32
+}
+
+func newExplorer(w *world) *explorer {
+	e := &explorer{start: w, seen: map[uint64]struct{}{w.key(): {}}, recs: []visit{{-1, 0}}}
+	return e
+}
+
+// byItself are the moves that are no faults, always in the same order. Where nothing
+// is left to happen, an administrator starts what has stopped.
+func byItself(w *world) []move {
+	ms := w.moves(false)
+	n, necessary := 0, false
+	for _, m := range ms {
 		if !m.fault {
-			ms = append(ms, m)
+			ms[n] = m
+			n++
+			necessary = necessary || !m.free
+		}
+	}
+	ms = ms[:n]
+	if necessary {
+		return ms
+	}
+	for i := range w.n {
+		if w.n[i].daemon && w.n[i].s.Role == RoleStop && w.starts < 4 && !(w.solo && i > 0) {
+			ms = append(ms, move{"%d: command start, as an administrator would", []any{i}, false, false, func(w *world) {
+				w.starts++
+				w.event(i, Asked{Command{Name: "start"}})
+			}})
 		}
 	}
 	return ms
 }
 
-// exploreLimit bounds the states that are visited after one fault, unless
-// SKFS_HA_STATES says otherwise. Most faults need less.
-const exploreLimit = 500
+// faults are the others, always in the same order.
+func faults(w *world) []move {
+	return slices.DeleteFunc(w.moves(true), func(m move) bool { return !m.fault })
+}
 
-// explore visits what w can become by itself, and returns how many states there are.
-func explore(t *testing.T, w *world, first string) int {
-	limit := number(t, "SKFS_HA_STATES", exploreLimit)
-	type from struct{ prev, move string }
-	seen := map[string]from{w.key(): {"", first}}
-	trail := func(key string) string {
-		var names []string
-		for key != "" {
-			names = append(names, seen[key].move)
-			key = seen[key].prev
-		}
-		var b strings.Builder
-		for i := len(names) - 1; i >= 0; i-- {
-			fmt.Fprintln(&b, names[i])
-		}
-		return b.String()
+// isFault marks the number of a move of faults.
+const isFault = 1 << 15
+
+// run explores in layers of faults, and says how many states each has. What is left of
+// the limit is shared evenly among the faults of a layer that are to come.
+func (e *explorer) run(sc scenario) (counts [3]int) {
+	seeds := []visited{{e.start, 0}}
+	if sc.second == 0 {
+		sc.second = 10
 	}
-	for queue := []*world{w}; len(queue) > 0; queue = queue[1:] {
-		at := queue[0]
-		if len(seen) > limit {
-			t.Logf("%s: not every order was visited", first)
-			break
+	seeds = e.closure(seeds, 1, sc.states/10)
+	counts[0] = len(e.recs)
+	for layer, limit := range []int{sc.states * 6 / 10, sc.states} {
+		one := 0 // of the states of this layer at which the next one goes on
+		if layer == 0 {
+			one = sc.second
 		}
-		if at.n[0].s.Drops > 7 {
-			at.bad = "the stream is given up and opened for ever"
-			t.Fatalf("%s\n%s", at.bad, trail(at.key()))
-		}
-		key := at.key()
-		ms := necessary(at)
-		if len(ms) == 0 && at.n[0].s.Role != RoleStop && at.n[1].s.Role != RoleStop {
-			at.settled()
-		}
-		for _, m := range ms {
-			next := at.clone()
-			m.do(next)
-			k := next.key()
-			if _, ok := seen[k]; !ok {
-				seen[k] = from{key, m.name}
-				if next.bad != "" {
-					t.Fatalf("%s\n%s", next.bad, trail(k))
+		var next []visited
+		// The order in which they were found would favour some.
+		slices.SortFunc(seeds, func(a, b visited) int { return cmp.Compare(a.w.key(), b.w.key()) })
+		for i, at := range seeds {
+			fs := faults(at.w)
+			for k, m := range fs {
+				left := (len(seeds)-i-1)*len(fs) + len(fs) - k
+				share := max((limit-len(e.recs))/left, min(200, limit-len(e.recs)))
+				if v, ok := e.visit(at, isFault|uint16(k), m); ok {
+					next = append(next, e.closure([]visited{v}, one, share)...)
 				}
-				queue = append(queue, next)
+				if e.bad != "" {
+					return counts
+				}
+			}
+			if len(e.recs) >= limit {
+				break
 			}
 		}
-		if at.bad != "" {
-			t.Fatalf("%s\n%s", at.bad, trail(key))
+		counts[layer+1] = len(e.recs)
+		for _, c := range counts[:layer+1] {
+			counts[layer+1] -= c
+		}
+		seeds = next
+	}
+	return counts
+}
+
+// closure visits what follows by itself, at most limit states, and returns one in so
+// many of them.
+func (e *explorer) closure(stack []visited, one, limit int) (seeds []visited) {
+	limit += len(e.recs)
+	for len(stack) > 0 && e.bad == "" && len(e.recs) < limit {
+		at := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if one == 1 || one > 0 && at.w.key()%uint64(one) == 0 {
+			seeds = append(seeds, at)
+		}
+		ends, moved := true, false
+		for k, m := range byItself(at.w) {
+			ends = ends && m.free
+			if v, ok := e.visit(at, uint16(k), m); ok {
+				stack = append(stack, v)
+				moved = true
+			}
+			if e.bad != "" {
+				return nil
+			}
+		}
+		switch {
+		case ends:
+			at.w.settled()
+		case !moved && e.stuck(at.w):
+			at.w.fail("what happens changes nothing, for ever")
+		}
+		e.check(at)
+	}
+	return seeds
+}
+
+// stuck says that no move leads to another world.
+func (e *explorer) stuck(w *world) bool {
+	for _, m := range byItself(w) {
+		next := w.clone()
+		m.do(next)
+		if next.key() != w.key() {
+			return false
 		}
 	}
-	return len(seen)
+	return true
+}
+
+// visit makes a move, and says whether it leads to a world that was not seen yet.
+func (e *explorer) visit(at visited, k uint16, m move) (visited, bool) {
+	next := at.w.clone()
+	m.do(next)
+	key := next.key()
+	if _, ok := e.seen[key]; ok {
+		return visited{}, false
+	}
+	e.seen[key] = struct{}{}
+	v := visited{next, int32(len(e.recs))}
+	e.recs = append(e.recs, visit{at.id, k})
+	if next.n[0].s.Drops > 12 {
+		next.fail("the stream is given up and opened for ever")
+	}
+	e.check(v)
+	return v, true
+}
+
+func (e *explorer) check(v visited) {
+	if v.w.bad != "" && e.bad == "" {
+		e.bad, e.at = v.w.bad, v.id
+	}
+}
+
+// trail walks to the bad world once more.
+func (e *explorer) trail() string {
+	var way []uint16
+	for id := e.at; e.recs[id].from >= 0; id = e.recs[id].from {
+		way = append(way, e.recs[id].move)
+	}
+	var b strings.Builder
+	w := e.start
+	for i := len(way) - 1; i >= 0; i-- {
+		ms, k := byItself(w), way[i]
+		if k&isFault != 0 {
+			ms, k = faults(w), k&^isFault
+		}
+		m := ms[k]
+		fmt.Fprintf(&b, "%-50s", m.name())
+		w = w.clone()
+		m.do(w)
+		for i := range w.n {
+			s := &w.n[i].s
+			fmt.Fprintf(&b, " | %v %v e%d %v", s.Role, s.Colour, s.Epoch, s.Cur.name())
+		}
+		fmt.Fprintln(&b)
+	}
+	return b.String()
 }

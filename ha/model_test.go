@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/skfs/skfs/conf"
 )
 
 // world is a model of two nodes around Step: hosts, daemons, replicas, scripts,
@@ -20,6 +22,11 @@ type world struct {
 	apart  bool    // heartbeats were cut
 	shaken bool    // an address was lost or could not be set
 	forced bool    // an administrator overrode what the data said
+	links  bool    // heartbeats may be cut, and heal
+	late   bool    // what a node said before it said something else may arrive yet
+	fails  bool    // calls to a replica may fail
+	solo   bool    // a farm or light module: node 1 is not there
+	starts uint8   // modules that the administrator has started again because they had stopped
 	dues   int     // scheduled synchronisations
 	asks   int     // full copies that were demanded: each at a time of its own
 	owed   [2]bool // a full copy was demanded on node i, and none has ended since
@@ -33,6 +40,7 @@ type mnode struct {
 	up, daemon bool
 	s          State
 	say        Beat // what the heartbeats say
+	before     Beat // what they said before that, and may still be on its way; Known: it is
 	tasks      []mtask
 	disk       mdisk
 	r          mreplica
@@ -67,16 +75,22 @@ type mreplica struct {
 
 // move is something that can happen.
 type move struct {
-	name  string
-	fault bool // not needed for progress
-	do    func(*world)
+	format string
+	args   []any
+	fault  bool // not needed for progress
+	free   bool // may happen or not, and costs nothing
+	do     func(*world)
 }
+
+func (m move) name() string { return fmt.Sprintf(m.format, m.args...) }
 
 func newWorld(data bool, variant string) *world {
 	w := &world{step: Step, pauses: variant == "address pause"}
 	for i := range w.n {
 		w.n[i] = mnode{up: true, daemon: true}
-		w.n[i].s = State{Role: RoleStop, Conf: mconf(i, data, variant), Links: make([]Link, 1)}
+		c := mconf(i, data, variant)
+		w.n[i].s = State{Role: RoleStop, Conf: c, Links: make([]Link, len(c.Heartbeats))}
+		w.solo = !c.mirror()
 		w.n[i].s.Colour = Red
 		w.n[i].say = w.n[i].s.beat()
 	}
@@ -87,6 +101,10 @@ func mconf(i int, data bool, variant string) Conf {
 	c := Conf{Node: "ab"[i : i+1], Peer: "ba"[i : i+1], Second: i == 1, HasData: data, Failover: true,
 		Heartbeats: []string{"default"}, MaxLoop: 100, LoopInterval: 24 * time.Hour}
 	switch variant {
+	case "light", "farm":
+		c.Mode, c.Heartbeats, c.Peer = conf.Mode(variant), nil, ""
+	case "failover off":
+		c.Failover = false
 	case "node a":
 		c.DefaultPrim = "a"
 	case "lastprim":
@@ -133,20 +151,45 @@ func (w *world) event(i int, e Event) {
 	if n.s.Sync.Mode == SyncFull && next.Sync.Mode == SyncDefault && w.owed[i] {
 		w.fail("node %d takes a full copy that was demanded for done", i)
 	}
+	old := n.say
+	old.HearsMe = len(n.s.Links) > 0 && n.s.Links[0] == LinkUp
 	n.s = next
 	n.say = n.s.beat()
+	if now := n.say; w.late {
+		now.HearsMe = len(n.s.Links) > 0 && n.s.Links[0] == LinkUp
+		if now != old {
+			n.before = old
+		}
+	}
 	for _, a := range actions {
 		r, ok := a.(Run)
 		if !ok || slices.ContainsFunc(n.tasks, func(t mtask) bool { return t.run.ID == r.ID && t.run.Task.Kind == TaskScript }) {
 			continue // a script that still runs is adopted
 		}
-		if r.Task.Script == "start_prim" {
-			w.startPrim(i)
-			w.startAddressed(i)
-		}
+		w.begins(i, r.Task)
 		n.tasks = append(n.tasks, mtask{run: r})
 	}
 	w.check()
+}
+
+// begins looks at what a task may rely on.
+func (w *world) begins(i int, t Task) {
+	n := &w.n[i]
+	if t.Kind == TaskScript && slices.ContainsFunc(n.tasks, func(m mtask) bool { return m.run.Task.Kind == TaskScript && !m.done }) {
+		w.fail("node %d runs %s beside another script", i, t.Script)
+	}
+	if t.starts() && n.s.Held != "" {
+		w.fail("node %d starts a part of the application while a rule says wait", i)
+	}
+	switch {
+	case t.Script == "start_prim":
+		w.startPrim(i)
+		w.startAddressed(i)
+	case t.Script == "start_both" && n.s.Conf.Mode == conf.Farm && !n.v.shared:
+		w.fail("the application of a farm starts before its address is shared")
+	case t.Kind == TaskUnshare && n.s.Up&PartBoth != 0:
+		w.fail("a farm is left while the application runs")
+	}
 }
 
 // startPrim is the moment that R12 is about.
@@ -177,6 +220,20 @@ func (w *world) check() {
 		if w.n[i].v.there && w.n[i].up && s.Up&PartAddress == 0 {
 			w.fail("node %d has an address that it does not know of", i)
 		}
+		if s.Live&^PartPre&^s.Up != 0 {
+			w.fail("node %d watches %b, which does not run (%b)", i, s.Live, s.Up)
+		}
+		if stopped := s.Role == RoleStop && s.idle(); stopped && (s.Up != 0 || s.Live != 0 || s.Held != "" || s.Reign) {
+			w.fail("node %d is stopped: runs %b, watches %b, is held by %q, reigns: %v", i, s.Up, s.Live, s.Held, s.Reign)
+		}
+		if s.Role == RoleStop && s.idle() && w.n[i].daemon && w.n[i].v.shared {
+			w.fail("node %d is stopped and a member of the farm", i)
+		}
+		for _, class := range []string{"both", "prim", "second", "sec"} {
+			if t := s.Cur; t.Kind == TaskScript && t.Part == classParts[class] && s.checking(class) {
+				w.fail("node %d: checkers of class %s run beside %s", i, class, t.Script)
+			}
+		}
 		if s.Reign && s.Released == s.Epoch {
 			w.fail("node %d has released epoch %d and reigns in it", i, s.Epoch)
 		}
@@ -187,9 +244,13 @@ func (w *world) check() {
 func (w *world) moves(commands bool) []move {
 	var ms []move
 	add := func(fault bool, do func(*world), format string, args ...any) {
-		ms = append(ms, move{fmt.Sprintf(format, args...), fault, do})
+		ms = append(ms, move{format, args, fault, false, do})
 	}
+	w.linkMoves(&ms)
 	for i := range w.n {
+		if w.solo && i > 0 {
+			break
+		}
 		n, o := &w.n[i], &w.n[1-i]
 		w.addressMoves(i, add)
 		if n.v.paused {
@@ -198,15 +259,27 @@ func (w *world) moves(commands bool) []move {
 		if n.daemon {
 			hears := o.daemon && !o.v.paused && !w.cut[1-i]
 			beat := o.say
-			beat.HearsMe = o.s.Links[0] == LinkUp
+			beat.HearsMe = !w.solo && o.s.Links[0] == LinkUp
+			if w.solo {
+				hears = false
+			}
 			if hears && (n.s.Links[0] != LinkUp || n.s.Peer != beat) {
 				add(false, func(w *world) {
+					w.n[1-i].before = Beat{}
 					w.n[i].v.hears(beat)
 					w.event(i, Linked{0, LinkUp})
 					w.event(i, Heard{beat})
 				}, "%d hears %v %v", i, beat.Role, beat.Colour)
 			}
-			if n.s.Links[0] != LinkDown && (!o.up || o.v.paused || w.cut[1-i]) {
+			if before := o.before; w.late && hears && before.Known && n.s.Links[0] != LinkDown && n.s.Peer != before {
+				ms = append(ms, move{"%d hears late: %v %v", []any{i, before.Role, before.Colour}, false, true, func(w *world) {
+					w.n[1-i].before = Beat{}
+					w.n[i].v.hears(before)
+					w.event(i, Linked{0, LinkUp})
+					w.event(i, Heard{before})
+				}})
+			}
+			if !w.solo && n.s.Links[0] != LinkDown && (!o.up || o.v.paused || w.cut[1-i]) {
 				add(false, func(w *world) {
 					w.n[i].v.knows()
 					w.event(i, Linked{0, LinkDown})
@@ -229,6 +302,7 @@ func (w *world) moves(commands bool) []move {
 					}, "%d knows of %v %s", i, t.run.Task.Kind, t.run.Task.Script)
 				}
 			}
+			w.failMoves(i, add)
 			if len(n.r.events) > 0 {
 				e := n.r.events[0]
 				add(false, func(w *world) {
@@ -338,7 +412,23 @@ func (w *world) canJoin(i int) bool {
 			return false // no call takes as long as a join, a synchronisation and a loss
 		}
 	}
+	if n.s.Drops > 2 && w.hurried(i) {
+		return false
+	}
 	return n.r.run && o.r.run && n.r.primary && !n.r.degraded && o.r.follow && !n.r.joined && !o.r.joined && o.disk.epoch <= n.disk.epoch
+}
+
+// hurried says that a join would overtake what primary i is to be told of the loss
+// before, or to tell. It may, but not for ever: the stream would be given up and opened
+// for ever.
+func (w *world) hurried(i int) bool {
+	n, o := &w.n[i], &w.n[1-i]
+	for _, e := range append(n.r.events, o.r.events...) {
+		if e.Kind == PeerLost {
+			return true
+		}
+	}
+	return o.daemon && n.daemon && !w.cut[i] && !w.cut[1-i] && n.s.Drop != o.s.Outdated && !n.s.Drop.isZero()
 }
 
 func (w *world) tell(i int, k ReplicaEventKind, epoch uint64) {
@@ -402,8 +492,8 @@ func (w *world) killReplica(i int, told bool) {
 
 func (w *world) crash(i int) {
 	w.killReplica(i, false)
-	w.n[i].up, w.n[i].daemon, w.n[i].tasks, w.n[i].v = false, false, nil, mvip{}
-	w.n[i].s.Up = 0 // the application died with the host
+	w.n[i].up, w.n[i].daemon, w.n[i].tasks, w.n[i].v, w.n[i].before = false, false, nil, mvip{}, Beat{}
+	w.n[i].s.Up, w.n[i].s.Live = 0, 0 // the application died with the host
 	if w.n[i].s.Reign {
 		w.n[i].s.Reign = false
 	}
@@ -429,9 +519,9 @@ func (w *world) startDaemon(i int, boot bool) {
 		w.fail("ha.state: %v", err)
 		return
 	}
-	conf := n.s.Conf
+	c := n.s.Conf
 	n.s = saved.State
-	n.s.Conf, n.s.Links = conf, make([]Link, 1)
+	n.s.Conf, n.s.Links = c, make([]Link, len(c.Heartbeats))
 	missing := n.s.allAddresses()
 	if n.v.there {
 		missing = 0
@@ -455,11 +545,19 @@ func (w *world) exec(i, k int) {
 	n := &w.n[i]
 	t := n.tasks[k].run
 	r := &n.r
-	if t.Task.Kind == TaskWitness {
+	switch t.Task.Kind {
+	case TaskWitness:
 		n.tasks[k].done, n.tasks[k].res = true, Done{ID: t.ID}
 		if !w.sees(i) {
 			n.tasks[k].res.Err = errors.New("it does not answer")
 		}
+		return
+	case TaskShare, TaskUnshare:
+		n.v.shared = t.Task.Kind == TaskShare
+		n.tasks[k].done, n.tasks[k].res = true, Done{ID: t.ID}
+		return
+	case TaskReboot:
+		w.crash(i)
 		return
 	}
 	if t.Task.Kind >= TaskAddress {
@@ -565,35 +663,4 @@ func (w *world) alone(i int) {
 	if !w.cuts && w.n[1-i].up && w.promotable(1-i) {
 		w.fail("node %d goes on alone while node %d could be promoted as up to date", i, 1-i)
 	}
-}
-
-// key identifies a world up to the numbers of tasks.
-func (w *world) key() string {
-	b := fmt.Appendf(nil, "%v %b %d %v%v%v %v %d %v %d|", w.cut, w.acked, w.writes, w.apart, w.shaken, w.cuts, w.forced, w.asks, w.owed, w.dues)
-	for i := range w.n {
-		n := w.n[i]
-		s := n.s
-		nz := func(v uint64) uint64 { return min(v, 1) }
-		for _, t := range n.tasks {
-			who := 'x'
-			switch t.run.ID {
-			case s.CurID:
-				who = 'c'
-			case s.Alone:
-				who = 'a'
-			case s.Yield:
-				who = 'y'
-			case s.AddressID:
-				who = 'v'
-			case s.WitnessID:
-				who = 'w'
-			}
-			b = fmt.Appendf(b, "%c%v%v%v%v%v;", who, t.run.Task, t.done, t.old, t.res.Err, t.res.Missing)
-		}
-		s.AddressID, s.WitnessID = nz(s.AddressID), nz(s.WitnessID)
-		s.TaskID, s.CurID, s.Alone, s.Yield = 0, nz(s.CurID), nz(s.Alone), nz(s.Yield)
-		b = fmt.Appendf(b, "%v %v %v %v %v|", n.up, n.daemon, n.disk, n.r, s)
-		b = fmt.Appendf(b, "%v|", n.v)
-	}
-	return string(b)
 }

@@ -78,7 +78,7 @@ func walkWitness(seed int64, data bool, seers [2]bool, step func(State, Event, t
 	w := newWorld(data, "witness")
 	w.seers, w.step = seers, step
 	do := func(m move) {
-		trail = append(trail, m.name)
+		trail = append(trail, m.name())
 		m.do(w)
 		if w.answers(0) && w.answers(1) {
 			w.fail("both answer alone")

@@ -2,6 +2,7 @@ package ha
 
 import (
 	"math"
+	"slices"
 	"testing"
 	"time"
 )
@@ -184,9 +185,120 @@ var mutants = []struct {
 		}
 		return s, a
 	}},
+	// Rules, and what farm and light modules add.
+	{"a module that a rule holds goes on", false, false, "", func(s State, e Event, now time.Time) (State, []Action) {
+		if _, ok := e.(Ruled); ok {
+			return Step(s, e, now)
+		}
+		held := s.Held
+		s.Held = ""
+		s, a := Step(s, e, now)
+		if s.Role != RoleStop {
+			s.Held = held
+		}
+		return s, a
+	}},
+	{"a wakeup is not heard", false, false, "light", on(func(s *State, e *Event) {
+		if r, ok := (*e).(Ruled); ok && r.Action == "wakeup" {
+			*e = Tick{}
+		}
+	}, nil)},
+	{"a rule that says wait keeps the reign", false, false, "", on(nil, func(was State, s *State, e Event) {
+		if r, ok := e.(Ruled); ok && r.Action == "wait" {
+			s.Plan = slices.DeleteFunc(s.Plan, func(t Task) bool { return t.Kind == MarkRelease })
+		}
+	})},
+	{"a rule that says wait leaves the application running", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		if r, ok := e.(Ruled); ok && r.Action == "wait" && was.Role == RoleUp && was.idle() {
+			s.Plan = []Task{{Kind: MarkRole, Role: RoleWait}}
+		}
+	})},
+	{"a stopped module is still held", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		if s.Role == RoleStop && s.Held == "" && was.Held != "" {
+			s.Held = was.Held
+		}
+	})},
+	{"checkers run on while the application is stopped", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		s.Live |= was.Live & s.Up
+	})},
+	{"checkers of a stopped module run", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		s.Live |= was.Live & PartPre
+	})},
+	{"checkers are not started again after a restart", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		if was.Cur.Action == "stopstart" {
+			s.Live &= was.Live
+		}
+	})},
+	{"a restart by a rule is planned beside what runs", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		if r, ok := e.(Ruled); ok && r.Action == "restart" && was.Role == RoleUp && !was.idle() {
+			s.Cur = Task{}
+		}
+	})},
+	{"a farm's application starts before its address is shared", false, false, "farm", on(nil, func(was State, s *State, e Event) {
+		for i, t := range s.Plan {
+			if t.Kind == TaskShare && len(s.Plan) > i+1 {
+				s.Plan[i], s.Plan[i+1] = s.Plan[i+1], s.Plan[i]
+				return
+			}
+		}
+	})},
+	{"a farm is left before its application has stopped", false, false, "farm", on(nil, func(was State, s *State, e Event) {
+		for i, t := range s.Plan {
+			if t.Kind == TaskUnshare && i > 0 {
+				copy(s.Plan[1:i+1], s.Plan[:i])
+				s.Plan[0] = t
+				return
+			}
+		}
+	})},
+	{"a farm is never left", false, false, "farm", on(nil, func(was State, s *State, e Event) {
+		s.Plan = slices.DeleteFunc(s.Plan, func(t Task) bool { return t.Kind == TaskUnshare })
+	})},
+	{"a stop is taken for a stopwait", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		if s.Order == OrderStop {
+			s.Order = NoOrder
+		}
+	})},
+	{"a module that was cut short while it started is taken for started", false, false, "light", on(nil, func(was State, s *State, e Event) {
+		if _, ok := e.(Adopted); ok && s.Role == RoleUp {
+			s.Plan, s.Cur = nil, Task{}
+		}
+	})},
+	{"a release is not told to the peer", true, false, "", on(nil, func(was State, s *State, e Event) {
+		if s.Role == RoleSecond && s.Released == s.Epoch {
+			s.Released = 0
+		}
+	})},
+	{"a second that concedes does not follow again", true, false, "", on(nil, func(was State, s *State, e Event) {
+		if s.Role == RoleSecond && s.Stale && !s.Followed {
+			s.Epoch, s.Followed = s.Peer.Epoch, true
+		}
+	})},
+	{"a claim does not wait for the concession", true, false, "", on(nil, func(was State, s *State, e Event) {
+		s.Plan = slices.DeleteFunc(s.Plan, func(t Task) bool { return t.Kind == TaskClaim })
+	})},
+}
+
+// on makes a mutant: before may change the state or the event, after the result.
+func on(before func(*State, *Event), after func(was State, s *State, e Event)) func(State, Event, time.Time) (State, []Action) {
+	return func(s State, e Event, now time.Time) (State, []Action) {
+		s = s.clone()
+		if before != nil {
+			before(&s, &e)
+		}
+		was := s.clone()
+		s, a := Step(s, e, now)
+		if after != nil {
+			after(was, &s, e)
+		}
+		return s, a
+	}
 }
 
 func TestMutantsAreCaught(t *testing.T) {
+	if raceEnabled {
+		t.Skip("make explore runs it, without the race detector")
+	}
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()

@@ -277,7 +277,8 @@ func (m *machine) done(d Done) {
 		}
 		return
 	}
-	if d.Err == nil && t.Kind != TaskStop && t.Kind != TaskJoin {
+	// What a replica said before it ended is old: only a new one makes up for Gone.
+	if d.Err == nil && t.Kind != TaskStop && t.Kind != TaskJoin && (!m.Data.Gone || t.Kind == TaskStart) {
 		m.status(d.Status)
 	}
 	switch t.Kind {

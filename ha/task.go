@@ -34,7 +34,7 @@ const (
 	TaskAnnounce  // tell the link again where they are
 
 	TaskShare   // farm: become a member that answers for the virtual addresses; Done when the filter is in force
-	TaskUnshare // …and leave
+	TaskUnshare // …and leave; Done when it answers no more, by whatever means
 	TaskReboot  // reboot the host; Done when that is under way
 
 	TaskWitness // reach the witness; Done with an error when it does not answer
