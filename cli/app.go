@@ -47,6 +47,9 @@ func Main(ctx context.Context, argv []string, out, errw io.Writer) int {
 	}
 	a.client = web.NewClient(a.paths)
 	defer a.client.Close()
+	if run := a.specials()[a.name]; run != nil { // by a link in SAFEBIN
+		return a.exit(run(ctx, argv[1:]))
+	}
 	app := a.library()
 	err := app.RunContext(ctx, normalise(app.Commands, argv))
 	return a.exit(err)
@@ -111,6 +114,7 @@ func (a *App) commands() []*cli.Command {
 		commands []*cli.Command
 	}{
 		{"control a module", a.controlCommands()},
+		{"processes of the application", a.errdCommands()},
 		{"replicated directories", a.dataCommands()},
 		{"look at modules", a.monitorCommands()},
 		{"configure", a.configCommands()},
@@ -242,6 +246,21 @@ func (a *App) printPaths() error {
 	return nil
 }
 
-// moduleEnv is the environment of scripts and special commands of a module; am
-// may be "".
-func (a *App) moduleEnv(am string) []string { return append(os.Environ(), a.paths.ScriptEnv(am)...) }
+// moduleEnv is the environment of scripts and special commands of a module (§14.3); am
+// may be "". The variables of <user> are those of the active configuration.
+func (a *App) moduleEnv(am string) []string {
+	env := append(os.Environ(), a.paths.ScriptEnv(am)...)
+	if am == "" {
+		return env
+	}
+	cluster, err := a.paths.LoadCluster()
+	if err != nil {
+		return env
+	}
+	if active, err := a.paths.Active(am, cluster); err == nil && active.Module.User != nil {
+		for _, v := range active.Module.User.Vars {
+			env = append(env, v.Name+"="+v.Value)
+		}
+	}
+	return env
+}

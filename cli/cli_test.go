@@ -18,6 +18,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/skfs/skfs/ha/process"
+
 	"github.com/skfs/skfs/ha"
 	"github.com/skfs/skfs/replica"
 	"github.com/skfs/skfs/web"
@@ -30,7 +32,11 @@ func TestMain(m *testing.M) {
 		defer stop()
 		os.Exit(Main(ctx, os.Args, os.Stdout, os.Stderr))
 	}
-	testscript.Main(m, map[string]func(){"skfs": run, "safekit": run})
+	names := map[string]func(){"skfs": run, "safekit": run}
+	for name := range (&App{}).specials() {
+		names[name] = run // by its link in SAFEBIN
+	}
+	testscript.Main(m, names)
 }
 
 // TestScripts runs testdata/script: the command line against a real daemon.
@@ -45,9 +51,14 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			e.Defer(func() { os.RemoveAll(dir) })
+			e.Defer(func() { killBelow(dir) })
 			e.Setenv("SAFE", filepath.Join(dir, "safe"))
 			e.Setenv("SAFEVAR", filepath.Join(dir, "var"))
 			e.Setenv("SKFS_NODE", "node1")
+			// Names for processes of the script that no other of this machine has.
+			for _, v := range []string{"A", "B"} {
+				e.Setenv(v, fmt.Sprintf("cli-%s%d", v, os.Getpid()))
+			}
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each command sleeps for a second
 			e.Values[daemonKey] = &daemonProcess{}
 			return nil
@@ -57,6 +68,19 @@ func TestScripts(t *testing.T) {
 			"daemon": controlDaemon,
 		},
 	})
+}
+
+// killBelow kills the programs below a directory that a script that failed left.
+func killBelow(dir string) {
+	all, err := process.List()
+	if err != nil {
+		return
+	}
+	for _, p := range all {
+		if len(p.Args) > 0 && strings.HasPrefix(p.Args[0], dir+"/") {
+			p.Signal(unix.SIGKILL)
+		}
+	}
 }
 
 // expectStatus runs a command that must end with an exit code: status 3 skfs …

@@ -33,7 +33,6 @@ func (a *App) controlCommands() []*cli.Command {
 		a.stopwait(),
 		a.setting("failover", "whether the second takes over by itself (mirror modules)", "on", "off"),
 		a.setting("checker", "switch the checkers of the module on or off", "on", "off"),
-		a.errd(),
 		a.incloop(),
 		a.control("resetloop", "count automatic restarts from 0 again"),
 		a.checkloop(),

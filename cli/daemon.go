@@ -110,8 +110,8 @@ func watchdog(ctx context.Context, sup *ha.Supervisor) error {
 	}
 }
 
-// prepareNode makes the directories of an installation, the templates, and
-// SAFE/skfs and SAFE/safekit, which scripts call.
+// prepareNode makes the directories of an installation, the templates, SAFE/skfs and
+// SAFE/safekit, and the special commands in SAFEBIN, which scripts call.
 func (a *App) prepareNode() error {
 	for _, dir := range []string{a.paths.Safe, a.paths.SafeBin(), a.paths.Modules(), a.paths.ActiveModules(), a.paths.ModuleVars(), a.paths.Cluster()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -128,6 +128,11 @@ func (a *App) prepareNode() error {
 	skfs := filepath.Join(a.paths.Safe, "skfs")
 	if self != skfs {
 		if err := link(self, skfs); err != nil {
+			return err
+		}
+	}
+	for name := range a.specials() {
+		if err := link("../../skfs", filepath.Join(a.paths.SafeBin(), name)); err != nil {
 			return err
 		}
 	}

@@ -30,32 +30,6 @@ func (a *App) setting(name, text string, words ...string) *cli.Command {
 	}
 }
 
-// errd is how processes are watched.
-func (a *App) errd() *cli.Command {
-	word := func(name, text string) *cli.Command {
-		return &cli.Command{
-			Name: name, Usage: text, Flags: []cli.Flag{flagM(), flagBy()},
-			Action: func(c *cli.Context) error {
-				am, err := module(c)
-				if err != nil {
-					return err
-				}
-				if err := noArgs(c); err != nil {
-					return err
-				}
-				return a.client.Do(c.Context, am, web.Command{Name: "errd", Args: []string{name}, Identity: c.String("i")})
-			},
-		}
-	}
-	return &cli.Command{
-		Name: "errd", Usage: "how the module's processes are watched",
-		Subcommands: []*cli.Command{
-			word("suspend", "do not watch the processes of the module, until resume"),
-			word("resume", "watch them again"),
-		},
-	}
-}
-
 // stopwait is what rules do with wait().
 func (a *App) stopwait() *cli.Command {
 	c := a.control("stopwait", "stop the application and wait until no failover rule says wait (for checkers)")

@@ -100,11 +100,25 @@ func (p Paths) checkTree(am, dir string, c *Cluster) (*Module, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m.RFS == nil {
-		return m, nil
-	}
 	var ps Problems
 	at := Pos{File: file}
+	if m.Errd != nil {
+		m.Errd.checkHandlers(filepath.Join(dir, "bin"), at, &ps)
+	}
+	if m.RFS != nil {
+		if err := p.checkReplicated(am, m, c, at, &ps); err != nil {
+			return nil, err
+		}
+	}
+	if err := ps.err(); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// checkReplicated compares the directories that a module replicates with what is
+// used already.
+func (p Paths) checkReplicated(am string, m *Module, c *Cluster, at Pos, ps *Problems) error {
 	for _, d := range m.RFS.Replicated {
 		for _, own := range []string{p.Safe, p.SafeVar} {
 			if within(own, d.Dir) || within(d.Dir, own) {
@@ -114,7 +128,7 @@ func (p Paths) checkTree(am, dir string, c *Cluster) (*Module, error) {
 	}
 	others, err := p.Installed()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, o := range others {
 		if o.Name == am {
@@ -132,10 +146,7 @@ func (p Paths) checkTree(am, dir string, c *Cluster) (*Module, error) {
 			}
 		}
 	}
-	if err := ps.err(); err != nil {
-		return nil, err
-	}
-	return m, nil
+	return nil
 }
 
 // Apply checks the current configuration of module am and makes it the active
@@ -181,6 +192,11 @@ func (p Paths) Apply(am string, c *Cluster, now time.Time, allow func(*Module) e
 	}
 	if err := os.WriteFile(filepath.Join(fresh, "active"), encodeActive(info), 0o644); err != nil {
 		return nil, err
+	}
+	if m.VHost != nil { // after the signature: the file is no part of what the administrator edits
+		if err := m.VHost.writeEnv(am, filepath.Join(fresh, "bin")); err != nil {
+			return nil, err
+		}
 	}
 	if err := os.MkdirAll(p.UserVar(am), 0o755); err != nil {
 		return nil, err

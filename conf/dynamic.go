@@ -19,6 +19,7 @@ func StaticChanges(old, fresh *Module) []string {
 	differ("failover rules", old.Rules.String(), fresh.Rules.String())
 	differ("farm", old.Farm, fresh.Farm)
 	differ("vip", old.VIP, fresh.VIP)
+	differ("vhost", old.VHost, fresh.VHost)
 	differ("rfs", staticRFS(old.RFS), staticRFS(fresh.RFS))
 	return changed
 }

@@ -33,6 +33,8 @@ func TestStaticChanges(t *testing.T) {
 		{`<user/>`, `<user/><check><ping ident="r"><to addr="10.0.0.9"/></ping></check>`, nil},
 		{`<rfs>`, `<rfs nbremconn="2">`, []string{"rfs"}},
 		{`"/d"`, `"/e"`, []string{"rfs"}},
+		{`<user/>`, `<user/><errd polltimer="3"><proc name="x" class="prim"/></errd>`, nil},
+		{`<user/>`, `<user/><vhost><virtualhostname name="v" envfile="e"/></vhost>`, []string{"vhost"}},
 		{`path="a"`, `path="b"`, []string{"rfs"}},
 		{`<user/>`, `<user/><failover>  </failover>`, nil},
 		{`<user/>`, `<user/><failover>a: if (tcp.x == down) then stop();</failover>`, []string{"failover rules"}},

@@ -121,6 +121,15 @@ func showModule(m *Module) string {
 	for _, c := range m.Checkers {
 		fmt.Fprintf(&b, "checker %s %+v\n", c.Resource(), c)
 	}
+	if v := m.VHost; v != nil {
+		fmt.Fprintf(&b, "vhost %+v\n", *v)
+	}
+	if e := m.Errd; e != nil {
+		fmt.Fprintf(&b, "errd %v\n", e.PollTimer)
+		for _, p := range e.Procs {
+			fmt.Fprintf(&b, "proc %+v handler=%t\n", p, p.Handler())
+		}
+	}
 	if len(m.Env) > 0 {
 		fmt.Fprintf(&b, "env %v\n", m.Env)
 	}

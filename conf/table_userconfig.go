@@ -19,7 +19,6 @@ func userconfigTags() *tag {
 
 // §13.2
 func serviceTags() *tag {
-	later := func(name string, m modes) child { return child{&tag{name: name, modes: m, later: true}, 0, 1} }
 	return &tag{
 		name: "service",
 		attrs: []attr{
@@ -38,8 +37,8 @@ func serviceTags() *tag {
 			{userTags(), 0, 1},
 			{farmTags(), 0, 1},
 			{vipTags(), 0, 1},
-			later("vhost", 0),
-			later("errd", 0),
+			{vhostTags(), 0, 1},
+			{errdTags(), 0, 1},
 			{failoverTags(), 0, 1},
 			{checkTags(), 0, 1},
 		},

@@ -59,6 +59,8 @@ type Module struct {
 	VIP          *VIP          // nil: no virtual address
 	Rules        Failover
 	Checkers     []Checker // of <check>; <vip> asks for more, see VirtualAddr
+	VHost        *VHost    // nil: scripts see the host's name
+	Errd         *Errd     // nil: no processes are monitored
 
 	Env      map[string]string // environment variables that %name% was expanded to
 	Warnings Problems          // what works, but hardly as meant
@@ -332,6 +334,12 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 		s.checkers(k, m)
 	}
 	m.Rules = s.failover(n.one("failover"), m)
+	if v := n.one("vhost"); v != nil {
+		m.VHost = s.vhost(v, m)
+	}
+	if e := n.one("errd"); e != nil {
+		m.Errd = s.errd(e, m)
+	}
 	if m.RFS == nil && m.Heart != nil && m.Heart.flow() != nil {
 		m.Warnings.addf(n.one("heart").pos, "a heartbeat has ident=%q but there is no <rfs>: the module will stay in WAIT", FlowIdent)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/skfs/skfs/conf"
+	"github.com/skfs/skfs/ha/errd"
+	"github.com/skfs/skfs/ha/process"
 	"github.com/skfs/skfs/netvip"
 )
 
@@ -40,6 +42,8 @@ type moduleConf struct {
 	logSize             int64
 	niceStop, forceStop time.Duration
 	env                 []string
+	vhost               *conf.VHost // nil: scripts see the host's name
+	errd                errd.Conf
 }
 
 // readModule reads the active configuration of a module for this node.
@@ -60,6 +64,8 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 	mc := &moduleConf{name: am, id: a.ID, key: key, signature: signature, boot: m.Boot, bootByCommand: a.BootByCommand, delay: m.BootDelay,
 		conf: Conf{Mode: m.Mode, Node: node, MaxLoop: m.MaxLoop, LoopInterval: m.LoopInterval, Reboot: m.Reboot}, rules: m.Rules, checkers: m.Checkers}
 	mc.readUser(m.User)
+	mc.readErrd(m.Errd)
+	mc.vhost = m.VHost
 	switch m.Mode {
 	case conf.Mirror:
 		if err := mc.readMirror(a, c); err != nil {
@@ -161,4 +167,19 @@ func nodesOf(c *conf.Cluster, beats []conf.Heartbeat) []string {
 		}
 	}
 	return nodes
+}
+
+// readErrd reads what errd monitors.
+func (mc *moduleConf) readErrd(e *conf.Errd) {
+	if e == nil {
+		return
+	}
+	mc.errd.Poll = e.PollTimer
+	for _, p := range e.Procs {
+		w := errd.Watch{Name: p.Name, Class: p.Class, Service: p.Service, AtLeast: p.AtLeast, AtMax: p.AtMax, StartAfter: p.StartAfter, Action: p.Action}
+		if w.Match = (process.Filter{Name: p.Name, ArgRegex: p.ArgRegex}); p.NameRegex != nil {
+			w.Match.Name, w.Match.NameRegex = "", p.NameRegex
+		}
+		mc.errd.Watches = append(mc.errd.Watches, w)
+	}
 }

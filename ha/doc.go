@@ -131,6 +131,18 @@
 // stays is decided by their beats, and the one that gives way drops its addresses
 // before it stops its application.
 //
+// # Processes of the application
+//
+// A class of <proc> is monitored from the end of its start script to the beginning of
+// its stop script, or as command errd says (classes.go). tellErrd tells errd.Watcher so
+// after each step, before the script that ends a process is run.
+//
+//	errd.Watcher ──Report──▶ errdReports: log, proc.NAME ──▶ Asked{restart…} or a handler
+//
+// What the state does not allow in this moment (a transition is under way) is tried
+// again until it does, or nothing is wrong any more. Handlers are scripts of the same
+// runner, so one that outlived its daemon is found again, and its exit code counts.
+//
 // # Guarantees
 //
 //   - Never two nodes that serve in the same epoch. While the nodes hear each

@@ -9,7 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+
+	"github.com/skfs/skfs/ha/process"
 )
 
 // What a module is in the middle of, SAFEVAR/modules/AM/ha.state:
@@ -139,9 +142,9 @@ func bootID() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	init, err := procStat(1)
+	init, err := process.Read(1)
 	if err != nil {
 		return "", err
 	}
-	return strings.TrimSpace(string(id)) + " " + ns + " " + init.start, nil
+	return strings.TrimSpace(string(id)) + " " + ns + " " + strconv.FormatUint(init.Start, 10), nil
 }

@@ -56,6 +56,9 @@ type module struct {
 
 	seen observer // for the record of transitions
 
+	errd      detection
+	userlogAt time.Time // when the size of userlog.ulog was looked at
+
 	heart     *heart
 	heartWG   sync.WaitGroup
 	heartEnd  context.CancelFunc
@@ -138,8 +141,10 @@ func (m *module) run(ctx context.Context) {
 	m.openJudge()
 	defer func() { m.judging.timer.Stop() }()
 	m.openChecks(taskCtx)
+	m.openErrd(taskCtx)
 	m.adopt(ctx, taskCtx)
 	m.checks.adopted = true
+	m.adoptHandlers(taskCtx)
 	m.openHeart(ctx)
 	if m.start {
 		m.bootStart(ctx, taskCtx)
@@ -223,6 +228,7 @@ func (m *module) step(ctx context.Context, e Event) {
 	m.noteStart(actions)
 	m.publish()
 	m.seen.saw(m.log, before, m.state, e, actions, now)
+	m.tellErrd()
 	for _, a := range actions {
 		switch a := a.(type) {
 		case Say:
@@ -315,6 +321,8 @@ func (m *module) clockwork(ctx context.Context, now time.Time) {
 		m.readBoot()
 	}
 	m.countConnections(ctx, now)
+	m.limitUserlogNow(now)
+	m.retryAlarms(ctx)
 	if m.state.Conf.SyncDelta > 0 {
 		if now.Sub(m.ticked).Abs() >= tickEvery {
 			m.ticked = now
@@ -344,6 +352,7 @@ func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 		m.state.Links = nil // verdicts about other networks
 	}
 	m.configureChecks(taskCtx)
+	m.forgetProcs()
 	m.step(taskCtx, Reconfigured{mc.conf})
 	if m.heart == nil {
 		m.openHeart(ctx)

@@ -1,10 +1,6 @@
 package ha
 
-import (
-	"context"
-	"fmt"
-	"os"
-)
+import "context"
 
 // How the loop of a module (module.run) carries out the tasks of the automaton.
 
@@ -63,39 +59,4 @@ func (m *module) carryOut(ctx context.Context, a Run) {
 			after()
 		})
 	})
-}
-
-// runScript runs a script with the arguments and the environment of §14.3.
-func (m *module) runScript(ctx context.Context, mc *moduleConf, a Run, kill <-chan struct{}) Done {
-	t := a.Task
-	r := &runner{dir: m.paths.UserVar(m.name) + "/run", bin: m.paths.UserBin(m.name), cwd: m.paths.UserVar(m.name)}
-	if !mc.scripts || !r.exists(t.Script) {
-		return Done{ID: a.ID}
-	}
-	if mc.logging {
-		r.userlog = m.paths.UserLog(m.name)
-	}
-	if t.Script == "prestart" {
-		if err := r.truncateLog(mc.logSize); err != nil {
-			m.log.Write(LevelInfo, "userplug", fmt.Sprintf("userlog.ulog: %v", err))
-		}
-	}
-	r.env = append(append(os.Environ(), m.paths.ScriptEnv(m.name)...), mc.env...)
-	s := script{id: a.ID, name: t.Script, args: []string{t.From.String(), t.To.String(), t.Action}, kill: kill}
-	line := "Script " + t.Script
-	if t.Force {
-		s.args = append([]string{"force"}, s.args...)
-		s.timeout = mc.forceStop
-		line += " force"
-	} else if !t.starts() && t.Part != 0 {
-		s.timeout = mc.niceStop
-	}
-	exit, err := r.run(ctx, s, func() {
-		level := LevelEvent
-		if t.Force || t.Part == 0 {
-			level = LevelInfo
-		}
-		m.log.Write(level, "userplug", line)
-	})
-	return Done{ID: a.ID, Err: err, Exit: exit}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,23 +13,27 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skfs/skfs/ha/process"
 )
 
 // runner runs the scripts of one module so that they outlive the daemon (R1).
 // A script is a child of a small shell that leads a session of its own and
 // leaves the exit status in a file:
 //
-//	SAFEVAR/modules/AM/run/<task>          exit code, there once the script ended
-//	SAFEVAR/modules/AM/run/<task>.started  the shell began
+//	SAFEVAR/modules/AM/run/<key>          exit code, there once the script ended
+//	SAFEVAR/modules/AM/run/<key>.started  the shell began
 //
-// The path of the first is an argument of the shell, by which a daemon that was
+// The key is the number of a task of the automaton, or names a handler of errd. The
+// path of the first file is an argument of the shell, by which a daemon that was
 // started again finds it among the processes.
 type runner struct {
-	dir     string // SAFEVAR/modules/AM/run
-	bin     string // SAFEUSERBIN
-	cwd     string // SAFEUSERVAR
-	userlog string // "": output is dropped
-	env     []string
+	dir      string // SAFEVAR/modules/AM/run
+	bin      string // SAFEUSERBIN
+	cwd      string // SAFEUSERVAR
+	userlog  string // "": output is dropped
+	env      []string
+	hostname string // that the script sees; "": the host's
 }
 
 const runnerName = "skfs-script"
@@ -47,29 +50,40 @@ var errKilled = errors.New("was killed")
 
 // script is a script to run.
 type script struct {
-	id      uint64
-	name    string
+	key     string
+	name    string // in SAFEUSERBIN, or an absolute path
 	args    []string
 	timeout time.Duration   // 0: none
 	kill    <-chan struct{} // closed: end it now
 }
 
-func (r *runner) path(id uint64) string { return filepath.Join(r.dir, strconv.FormatUint(id, 10)) }
+// taskKey is the key of a task's script.
+func taskKey(id uint64) string { return strconv.FormatUint(id, 10) }
+
+func (r *runner) path(key string) string { return filepath.Join(r.dir, key) }
+
+// file is the path of a script.
+func (r *runner) file(name string) string {
+	if filepath.IsAbs(name) {
+		return name
+	}
+	return filepath.Join(r.bin, name)
+}
 
 // exists says whether the module has this script.
 func (r *runner) exists(name string) bool {
-	st, err := os.Stat(filepath.Join(r.bin, name))
+	st, err := os.Stat(r.file(name))
 	return err == nil && st.Mode().IsRegular()
 }
 
 // run runs a script to its end, or waits for the one that an earlier daemon
-// started under the same id. When ctx ends it returns ctx.Err() and leaves the
+// started under the same key. When ctx ends it returns ctx.Err() and leaves the
 // script running.
 func (r *runner) run(ctx context.Context, s script, started func()) (exit int, err error) {
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return -1, err
 	}
-	status := r.path(s.id)
+	status := r.path(s.key)
 	pid, err := r.find(status)
 	if err != nil {
 		return -1, err
@@ -81,7 +95,7 @@ func (r *runner) run(ctx context.Context, s script, started func()) (exit int, e
 		if _, err := os.Stat(status + ".started"); err == nil {
 			return -1, fmt.Errorf("%w while the daemon was away, or the host was restarted", errKilled)
 		}
-		r.sweep(s.id)
+		r.sweep(s.key)
 		if pid, err = r.spawn(s, status); err != nil {
 			return -1, err
 		}
@@ -108,38 +122,29 @@ func (r *runner) spawn(s script, status string) (pid int, err error) {
 		return 0, err
 	}
 	defer out.Close()
-	cmd := exec.Command("/bin/sh", append([]string{"-c", runnerScript, runnerName, status, filepath.Join(r.bin, s.name)}, s.args...)...)
+	cmd := exec.Command("/bin/sh", append([]string{"-c", runnerScript, runnerName, status, r.file(s.name)}, s.args...)...)
 	cmd.Env, cmd.Dir = r.env, r.cwd
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
+	if err := startWithHostname(cmd, r.hostname); err != nil {
 		return 0, err
 	}
 	pid = cmd.Process.Pid
-	return pid, cmd.Process.Release() // waitPID reaps it
-}
-
-// output opens userlog.ulog and notes what is about to run.
-func (r *runner) output(s script) (*os.File, error) {
-	if r.userlog == "" {
-		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
-	}
-	f, err := os.OpenFile(r.userlog, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := fmt.Fprintf(f, "---- %s %s %s\n", time.Now().Format("2006-01-02 15:04:05.000000"), s.name, strings.Join(s.args, " ")); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
+	return pid, cmd.Process.Release() // wait reaps it
 }
 
 // wait waits until process pid, the shell of s, has ended.
 func (r *runner) wait(ctx context.Context, pid int, s script) (killed string, err error) {
+	vigil, err := process.WatchPID(pid)
+	if err == unix.ESRCH {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("wait for process %d: %w", pid, err)
+	}
+	defer vigil.Close()
 	ended := make(chan error, 1)
-	stop := make(chan struct{})
-	go func() { ended <- waitPID(pid, stop) }()
+	go func() { ended <- vigil.Wait() }()
 	var late <-chan time.Time
 	if s.timeout > 0 {
 		t := time.NewTimer(s.timeout)
@@ -150,9 +155,11 @@ func (r *runner) wait(ctx context.Context, pid int, s script) (killed string, er
 	for {
 		select {
 		case err := <-ended:
+			var ws unix.WaitStatus
+			unix.Wait4(pid, &ws, unix.WNOHANG, nil) // reaps it if it is ours
 			return killed, err
 		case <-ctx.Done():
-			close(stop)
+			vigil.Close()
 			<-ended
 			return "", ctx.Err()
 		case <-late:
@@ -170,89 +177,18 @@ func (r *runner) wait(ctx context.Context, pid int, s script) (killed string, er
 	}
 }
 
-// waitPID waits until a process has ended, child of this process or not, or until
-// stop is closed.
-func waitPID(pid int, stop <-chan struct{}) error {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err == unix.ESRCH {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("pidfd_open %d: %w", pid, err)
-	}
-	defer unix.Close(fd)
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("eventfd: %w", err)
-	}
-	defer unix.Close(wake)
-	done := make(chan struct{})
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		select {
-		case <-stop:
-			unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // cannot fail: the counter is 0
-		case <-done:
-		}
-	}()
-	defer func() { close(done); <-watched }()
-	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}
-	for {
-		if _, err := unix.Poll(fds, -1); err != nil && err != unix.EINTR {
-			return fmt.Errorf("poll: %w", err)
-		}
-		if fds[0].Revents != 0 {
-			var ws unix.WaitStatus
-			unix.Wait4(pid, &ws, unix.WNOHANG, nil) // reaps it if it is ours
-			return nil
-		}
-		if fds[1].Revents != 0 {
-			return nil
-		}
-	}
-}
-
 // find returns the shell that was given this status path, 0 if none runs.
 func (r *runner) find(status string) (int, error) {
-	procs, err := os.ReadDir("/proc")
+	all, err := process.List()
 	if err != nil {
 		return 0, err
 	}
-	for _, p := range procs {
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil {
-			continue
-		}
-		line, err := os.ReadFile(filepath.Join("/proc", p.Name(), "cmdline"))
-		if err != nil {
-			continue // it ended
-		}
-		args := strings.Split(string(line), "\x00")
-		if len(args) < 6 || args[3] != runnerName || args[4] != status {
-			continue
-		}
-		if st, err := procStat(pid); err == nil && st.session == p.Name() && st.state != "Z" {
-			return pid, nil
+	for _, p := range all {
+		if len(p.Args) >= 6 && p.Args[3] == runnerName && p.Args[4] == status && p.Session == p.PID {
+			return p.PID, nil
 		}
 	}
 	return 0, nil
-}
-
-// procStatus is what is needed of /proc/<pid>/stat.
-type procStatus struct{ state, session, start string }
-
-func procStat(pid int) (procStatus, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return procStatus{}, err
-	}
-	// The second field, in parentheses, may hold anything.
-	f := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	if len(f) < 20 {
-		return procStatus{}, fmt.Errorf("/proc/%d/stat has %d fields after the name, 20 expected", pid, len(f))
-	}
-	return procStatus{state: f[0], session: f[3], start: f[19]}, nil
 }
 
 // readExit reads a status file.
@@ -265,30 +201,32 @@ func readExit(path string) (int, bool) {
 	return n, err == nil
 }
 
-// sweep removes what earlier scripts left.
-func (r *runner) sweep(except uint64) {
+// sweep removes what earlier scripts of tasks left. At most one of them runs.
+func (r *runner) sweep(except string) {
 	files, err := os.ReadDir(r.dir)
 	if err != nil {
 		return
 	}
 	for _, f := range files {
-		if id, _, _ := strings.Cut(f.Name(), "."); id != strconv.FormatUint(except, 10) {
+		key, _, _ := strings.Cut(f.Name(), ".")
+		if _, err := strconv.ParseUint(key, 10, 64); err == nil && key != except {
 			os.Remove(filepath.Join(r.dir, f.Name())) // next time, if not now
 		}
 	}
 }
 
-// truncateLog empties userlog.ulog when it has reached its limit (§13.7.3).
-func (r *runner) truncateLog(limit int64) error {
-	if r.userlog == "" || limit <= 0 {
-		return nil
+// begun says that a script of this key was started, and its end not taken note of.
+func (r *runner) begun(key string) bool {
+	_, err := os.Stat(r.path(key) + ".started")
+	return err == nil
+}
+
+// forget removes what a script left, after its end was taken note of; first what says
+// that it has begun.
+func (r *runner) forget(key string) error {
+	var errs []error
+	for _, suffix := range []string{".started", ".new", ""} {
+		errs = append(errs, ignoreMissing(os.Remove(r.path(key)+suffix)))
 	}
-	st, err := os.Stat(r.userlog)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && st.Size() < limit {
-		return nil
-	}
-	if err == nil {
-		err = os.Truncate(r.userlog, 0)
-	}
-	return err
+	return errors.Join(errs...)
 }

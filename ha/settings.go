@@ -1,5 +1,7 @@
 package ha
 
+import "github.com/skfs/skfs/conf"
+
 // Settings are what commands change of the configuration while the module runs
 // (§9.4). failover counts until it is set otherwise; the others end when the module
 // is stopped, so that no forgotten maintenance leaves an application unwatched.
@@ -17,11 +19,28 @@ func (s *State) failover() bool {
 	return s.Conf.Failover
 }
 
+// setsClass says that the command enables or disables a class of processes.
+func (c Command) setsClass() bool {
+	return c.Name == "errd" && len(c.Args) == 2 && (c.Args[0] == "enable" || c.Args[0] == "disable")
+}
+
 // mayReset says why a setting cannot be changed now, or returns "".
 func (s *State) mayReset(c Command) string {
+	if c.setsClass() {
+		switch err := conf.CheckName(c.Args[1]); {
+		case err != nil:
+			return "class: " + err.Error()
+		case s.Role == RoleStop:
+			return "the module is stopped"
+		}
+		return ""
+	}
 	values := map[string][2]string{"failover": {"on", "off"}, "checker": {"on", "off"}, "errd": {"resume", "suspend"}}[c.Name]
 	switch {
 	case len(c.Args) != 1 || c.Args[0] != values[0] && c.Args[0] != values[1]:
+		if c.Name == "errd" {
+			return "expected suspend, resume, or enable or disable with the name of a class"
+		}
 		return "expected " + values[0] + " or " + values[1]
 	case c.Name == "failover" && !s.Conf.mirror():
 		return "only a mirror module has failover"
@@ -41,6 +60,10 @@ func (m *machine) reset(c Command) {
 	case "checker":
 		m.Settings.CheckerOff = c.Args[0] == "off"
 	case "errd":
+		if c.setsClass() {
+			m.setClass(c.Args[1], c.Args[0] == "enable")
+			return
+		}
 		m.Settings.ErrdOff = c.Args[0] == "suspend"
 	}
 }

@@ -194,7 +194,7 @@ func (m *machine) advance() bool {
 // ended: the module is stopped. What was set for its run is forgotten, unless it is
 // to be started again.
 func (m *machine) ended() {
-	m.Role, m.Up, m.Live, m.Data, m.Held, m.Checked = RoleStop, 0, 0, Data{}, "", false
+	m.Role, m.Up, m.Live, m.Data, m.Held, m.Checked, m.Classes = RoleStop, 0, 0, Data{}, "", false, nil
 	m.Witness, m.WitnessID, m.Split = LinkUnknown, 0, false
 	if m.Order != OrderStopstart && m.Order != OrderReboot {
 		m.Settings = Settings{Failover: m.Settings.Failover}

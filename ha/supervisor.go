@@ -58,8 +58,8 @@ type Command struct {
 	// because the host stops
 	Name string
 	// second: fullsync; secondforce: a date as RFC 3339 has it; rfssync: as parseSync
-	// says; set: see mayAssign; failover, checker: on or off; errd: suspend
-	// or resume
+	// says; set: see mayAssign; failover, checker: on or off; errd: suspend, resume, or
+	// enable or disable with a class
 	Args []string
 	By   string // the administrator, as the log shows it: "SYSTEM/root", "web@10.0.0.1/SYSTEM/root"; "": SYSTEM/root
 	// Identity is the script, checker or detector that gives the command ("errd",

@@ -160,6 +160,8 @@ func (m *machine) asked(c Command) {
 	case c.Name == "stopwait":
 		m.detected("wait", by, "called by "+by)
 		return
+	case c.setsClass(): // scripts do
+		m.info("heart", fmt.Sprintf("Action errd %s %s called by %s", c.Args[0], c.Args[1], by))
 	case by == AtBoot:
 		m.say("heart", fmt.Sprintf("Action %s called %s", c.Name, by))
 	case c.Name == "shutdown" && c.By == "":

@@ -18,6 +18,7 @@ type Supervisor interface {
 	History(ctx context.Context, module, name string, since time.Time, each func(ha.Change) error) error
 	Reload(ctx context.Context) error
 	Configure(ctx context.Context, module string) error
+	Errd(module string) (ha.Detection, error)
 }
 
 var _ Supervisor = (*ha.Supervisor)(nil)

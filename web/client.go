@@ -65,6 +65,12 @@ func (c *Client) Do(ctx context.Context, am string, cmd Command) error {
 	return c.call(ctx, "POST", modulePath(am, "command"), cmd, nil)
 }
 
+// Errd returns what errd monitors of a module.
+func (c *Client) Errd(ctx context.Context, am string) (ha.Detection, error) {
+	var d ha.Detection
+	return d, c.call(ctx, "GET", modulePath(am, "errd"), nil, &d)
+}
+
 // Watch calls each with the state of a module now and after every change, until
 // ctx ends (nil), each fails (its error) or the daemon ends.
 func (c *Client) Watch(ctx context.Context, am string, each func(ha.ModuleState) error) error {

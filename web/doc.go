@@ -12,6 +12,7 @@
 //	GET  /v1/modules/{am}                Module
 //	GET  /v1/modules/{am}/watch          stream of ha.ModuleState: now, and after each change
 //	POST /v1/modules/{am}/command        Command: returns when it is accepted
+//	GET  /v1/modules/{am}/errd           ha.Detection: what errd monitors
 //	GET  /v1/modules/{am}/log            stream of ha.Line; query: n, level, follow
 //	POST /v1/modules/{am}/log            Message: a line for the log
 //	GET  /v1/modules/{am}/transitions    []ha.Transition; query: n

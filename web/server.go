@@ -54,6 +54,7 @@ func NewServer(o Options) *Server {
 	s.handle("POST /v1/modules/{am}/command", s.command)
 	s.handle("GET /v1/modules/{am}/rules", s.rules)
 	s.handle("GET /v1/modules/{am}/history", s.history)
+	s.handle("GET /v1/modules/{am}/errd", s.errd)
 	s.handle("GET /v1/modules/{am}/log", s.readLog)
 	s.handle("POST /v1/modules/{am}/log", s.writeLog)
 	s.handle("GET /v1/modules/{am}/transitions", s.transitions)
@@ -231,6 +232,19 @@ func (s *Server) command(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Server) errd(w http.ResponseWriter, r *http.Request) error {
+	am := r.PathValue("am")
+	if err := s.known(am); err != nil {
+		return err
+	}
+	d, err := s.o.Supervisor.Errd(am)
+	if err != nil {
+		return err
+	}
+	answer(w, http.StatusOK, d)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/ha"
+	"github.com/skfs/skfs/ha/errd"
+	"github.com/skfs/skfs/ha/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -81,6 +84,11 @@ func (f *fakeSupervisor) History(_ context.Context, am, name string, since time.
 		}
 	}
 	return nil
+}
+
+func (f *fakeSupervisor) Errd(am string) (ha.Detection, error) {
+	w := errd.Watch{Name: "appli", Class: "prim", Match: process.Filter{ArgRegex: regexp.MustCompilePOSIX("x+")}, AtLeast: 1, AtMax: -1, Action: "restart"}
+	return ha.Detection{Suspended: true, Procs: []errd.Found{{Watch: w, Count: 2}}}, nil
 }
 
 func (f *fakeSupervisor) Watch(ctx context.Context, am string) <-chan ha.ModuleState {
