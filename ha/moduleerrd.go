@@ -202,6 +202,9 @@ func (m *module) adoptHandlers(ctx context.Context) {
 	}
 }
 
+// signalled and the number of a signal is what a shell says of a command that it ended.
+const signalled = 128
+
 // startHandler runs the handler of a <proc>, or waits for the one that runs. One that
 // does not end with 0 leads to a stopstart (§13.9.3).
 func (m *module) startHandler(ctx context.Context, w errd.Watch) {
@@ -235,7 +238,9 @@ func (m *module) startHandler(ctx context.Context, w errd.Watch) {
 			case exit != 0:
 				m.log.Write(LevelEvent, byErrd, fmt.Sprintf("Script %s ended with exit code %d", w.Action, exit))
 			}
-			if wanted && (err != nil || exit != 0) {
+			// A script that stops the application may kill the handler, too.
+			stopped := (err != nil || exit > signalled) && !m.state.idle()
+			if wanted && (err != nil || exit != 0) && !stopped {
 				m.step(ctx, Asked{Command{Name: "stopstart", Identity: byErrd}})
 			}
 			if err := r.forget(key); err != nil {
