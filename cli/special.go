@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"syscall"
 	"time"
@@ -31,8 +32,7 @@ func (a *App) specials() map[string]func(ctx context.Context, args []string) err
 	}
 }
 
-// special runs a command with the variables that scripts have. Its exit code is
-// ours.
+// special runs a command with the variables that scripts have.
 func (a *App) special(c *cli.Context) error {
 	args := c.Args().Slice()
 	if len(args) > 0 && args[0] == "--" {
@@ -55,18 +55,10 @@ func (a *App) special(c *cli.Context) error {
 			}
 		}
 	}
-	cmd := exec.CommandContext(c.Context, file, args[1:]...)
-	cmd.Env = a.moduleEnv(os.Getenv("SAFEMODULE"))
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, a.out, a.err
-	err := cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && exit.Exited() {
-		return cli.Exit("", exit.ExitCode())
-	}
-	if err != nil {
-		return fmt.Errorf("special command: %w", err)
-	}
-	return nil
+	// The command takes the place of this process: its end is ours, and so are the
+	// signals that are sent to us.
+	err := unix.Exec(file, append([]string{file}, args[1:]...), a.moduleEnv(os.Getenv("SAFEMODULE")))
+	return fmt.Errorf("special command %s: %w", file, err)
 }
 
 const processtreeUsage = `processtree: expected one of
@@ -138,7 +130,11 @@ func (a *App) boundcmd(ctx context.Context, args []string) error {
 	}
 	cmd := exec.Command(args[1], args[2:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, a.out, a.err
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// Who kills this process kills the command: the kernel does it when the thread that
+	// started it ends.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		code := exitNotRun
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, exec.ErrNotFound) {

@@ -15,7 +15,11 @@ func (m *module) runnerOf(mc *moduleConf, hostname string) *runner {
 	if mc.logging {
 		r.userlog = m.paths.UserLog(m.name)
 	}
-	r.env = append(append(os.Environ(), m.paths.ScriptEnv(m.name)...), mc.env...)
+	r.env = append(os.Environ(), m.paths.ScriptEnv(m.name)...)
+	if hostname != "" {
+		r.env = append(r.env, "HOSTNAME="+hostname) // shells believe what they inherit
+	}
+	r.env = append(r.env, mc.env...)
 	return r
 }
 

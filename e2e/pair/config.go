@@ -17,6 +17,7 @@ type Config struct {
 	RFS       string            // more attributes of <rfs>, such as nbremconn="2"
 	Service   string            // more tags of <service>, such as <vip>
 	Programs  map[string]string // more files of the module's bin, by name
+	MaxLoop   int               // automatic restarts before the module stops, default 1000
 }
 
 func (c Config) withDefaults() Config {
@@ -26,26 +27,28 @@ func (c Config) withDefaults() Config {
 	if c.Async == "" {
 		c.Async = "second"
 	}
+	if c.MaxLoop == 0 {
+		c.MaxLoop = 1000 // hosts are killed far more often here than anywhere else
+	}
 	if c.TimeoutMs == 0 {
 		c.TimeoutMs = 2500
 	}
 	return c
 }
 
-// userconfig is the module's userconfig.xml. maxloop is out of the way: hosts are
-// killed far more often here than anywhere else.
+// userconfig is the module's userconfig.xml.
 func (c Config) userconfig() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE safe>
 <safe>
-  <service mode="mirror" defaultprim="alone" maxloop="1000" loop_interval="24" failover="on">
+  <service mode="mirror" defaultprim="alone" maxloop="%d" loop_interval="24" failover="on">
     <heart pulse="%d" timeout="%d">
       <heartbeat name="default"/>
       <heartbeat name="repli" ident="flow"/>
     </heart>
     <rfs async=%q acl="on" %s>
-`, c.TimeoutMs/5, c.TimeoutMs, c.Async, c.RFS)
+`, c.MaxLoop, c.TimeoutMs/5, c.TimeoutMs, c.Async, c.RFS)
 	for _, d := range c.Dirs {
 		fmt.Fprintf(&b, "      <replicated dir=%q mode=\"read_only\"/>\n", d)
 	}

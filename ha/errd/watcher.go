@@ -76,9 +76,20 @@ func New(o Options) *Watcher {
 func (w *Watcher) Set(c Conf, classes map[string]time.Time) {
 	w.mu.Lock()
 	w.conf, w.classes = c, maps.Clone(classes)
+	found := make([]Found, len(c.Watches))
+	for i, watch := range c.Watches {
+		since, on := classes[watch.Class]
+		if found[i] = (Found{Watch: watch, Enabled: on, Since: since, Count: unknown}); i < len(w.found) && on && same(w.found[i].Watch, watch) && w.found[i].Since.Equal(since) {
+			found[i] = w.found[i]
+		}
+	}
+	w.found = found
 	w.mu.Unlock()
 	w.kick()
 }
+
+// same compares what two Watches say; regular expressions by their text.
+func same(a, b Watch) bool { return fmt.Sprint(a) == fmt.Sprint(b) }
 
 func (w *Watcher) kick() {
 	select {
@@ -87,7 +98,7 @@ func (w *Watcher) kick() {
 	}
 }
 
-// Found is what was seen last.
+// Found is what was seen last of what is monitored now.
 func (w *Watcher) Found() []Found {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -113,11 +124,22 @@ func (w *Watcher) Run(ctx context.Context) {
 		case <-timer.C:
 		}
 		timer.Stop()
-		if next := r.look(ctx); !next.IsZero() {
+		begun := time.Now()
+		next := r.look(ctx)
+		// Processes that come and go all the time cost a part of a processor at most.
+		select {
+		case <-time.After(restRatio * time.Since(begun)):
+		case <-ctx.Done():
+			return
+		}
+		if !next.IsZero() {
 			timer.Reset(time.Until(next))
 		}
 	}
 }
+
+// restRatio is how much longer than a look nobody looks after it.
+const restRatio = 4
 
 // round is the state of Run.
 type round struct {
@@ -135,7 +157,7 @@ func (r *round) look(ctx context.Context) (next time.Time) {
 	r.w.mu.Lock()
 	c, classes := r.w.conf, r.w.classes
 	r.w.mu.Unlock()
-	if !slices.EqualFunc(c.Watches, r.conf.Watches, func(a, b Watch) bool { return fmt.Sprint(a) == fmt.Sprint(b) }) {
+	if !slices.EqualFunc(c.Watches, r.conf.Watches, same) {
 		r.standing = nil
 	}
 	r.conf = c
@@ -169,7 +191,9 @@ func (r *round) look(ctx context.Context) (next time.Time) {
 		}
 	}
 	r.w.mu.Lock()
-	r.w.found = found
+	if maps.EqualFunc(classes, r.w.classes, time.Time.Equal) && slices.EqualFunc(c.Watches, r.w.conf.Watches, same) {
+		r.w.found = found
+	}
 	r.w.mu.Unlock()
 	r.w.o.Report(rep)
 	return next
