@@ -23,6 +23,7 @@ func TestMain(m *testing.M) {
 	roles := ledger.Roles()
 	roles[putRole] = putEntries
 	roles[reachRole] = reachHere
+	roles[listenRole] = listenHere
 	roles[burnRole] = burnHere
 	roles[answerRole] = answerHere
 	lab.Main(roles)
