@@ -111,6 +111,12 @@ func (s *scanner) checkers(n *node, m *Module) {
 				k.Timeout = to.dur("timeout", time.Second)
 			}
 		}
+		if m.Mode != Mirror && (k.When == WhenPrim || k.When == WhenSecond) {
+			if c.has("when") {
+				s.addf(c.at("when"), "when=%q: a %s module has no such part: expected pre or both", k.When, m.Mode)
+			}
+			k.When = WhenBoth
+		}
 		s.ident(c, &k, m)
 		m.Checkers = append(m.Checkers, k)
 	}

@@ -199,9 +199,13 @@ func (m *module) otherModule(name string) (check.Module, error) {
 // addressCheckers are the ip checkers that <virtual_addr check="on"> asks for (§15.11).
 func (mc *moduleConf) addressCheckers() []conf.Checker {
 	var all []conf.Checker
+	when := conf.WhenPrim
+	if mc.conf.Mode == conf.Farm {
+		when = conf.WhenBoth
+	}
 	for _, v := range mc.vips {
 		if v.check {
-			all = append(all, conf.Checker{Kind: conf.CheckIP, Ident: v.name, When: conf.WhenPrim, Addr: v.name, Interval: ipInterval})
+			all = append(all, conf.Checker{Kind: conf.CheckIP, Ident: v.name, When: when, Addr: v.name, Interval: ipInterval})
 		}
 	}
 	return all
@@ -238,6 +242,18 @@ func (mc *moduleConf) reachWitness(ctx context.Context) error {
 		ping = mc.ping
 	}
 	return ping(ctx, w.Addr, witnessEvery)
+}
+
+// showWitness gives the resource of the witness the value that decides, which its
+// checker may find out seconds later.
+func (m *module) showWitness(ctx context.Context, err error) {
+	if w := m.mc.witness(); w != nil && m.state.checking(string(w.When)) {
+		value := check.Up
+		if err != nil {
+			value = check.Down
+		}
+		m.assign(ctx, w.Resource(), value, check.By(w.Kind))
+	}
 }
 
 // gates says that there are checkers whose first verdict a start waits for.

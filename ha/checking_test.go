@@ -232,7 +232,7 @@ func TestSecondWithoutWitness(t *testing.T) {
 	away.Store(true)
 	p.close(0)
 	p.want("-", "WAIT red")
-	n := p.logged(1, 0, "Resource heartbeat.default set to down by heart", "Resource splitbrain.uptodate set to down by splitbraincheck",
+	n := p.logged(1, 0, "Resource heartbeat.default set to down by heart", "Resource splitbrain.witness set to down by splitbraincheck", "Resource splitbrain.uptodate set to down by splitbraincheck",
 		"Action wait from failover rule splitbrain_failure", "Transition WAIT_TR from failover rule splitbrain_failure", "Local state WAIT red")
 	p.open(0)
 	p.want("PRIM green", "SECOND green")

@@ -30,6 +30,7 @@ func (m *module) carryOut(ctx context.Context, a Run) {
 		}
 	case TaskWitness:
 		work = func() Done { return Done{ID: a.ID, Err: mc.reachWitness(ctx)} }
+		before = func(d *Done) { m.showWitness(ctx, d.Err) }
 	case TaskAnnounce:
 		work = func() Done {
 			v.announce()

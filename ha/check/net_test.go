@@ -173,6 +173,17 @@ func TestAddress(t *testing.T) {
 	}
 }
 
+// A module of another node cannot be asked; one of this node answers at any of its
+// addresses.
+func TestModuleChecker(t *testing.T) {
+	plug(t)
+	env := Env{LocalModule: func(name string) (Module, error) { return Module{"n1", "UP", "green", time.Unix(5, 0)}, nil }}
+	for addr, want := range map[string]string{"127.0.0.1": Up, "10.9.0.1": Up, "fd09::1": Up, "10.9.0.2": Down} {
+		await := watch(t, conf.Checker{Kind: conf.CheckModule, Ident: addr, Module: "m", Addr: addr, Interval: often, Timeout: patience}, env)
+		await(want)
+	}
+}
+
 // A ping that waits for its answer ends with its context at once: the timeout is far away.
 func TestPingIsInterrupted(t *testing.T) {
 	c := plug(t)
