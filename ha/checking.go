@@ -41,9 +41,16 @@ func (m *module) openChecks(ctx context.Context) {
 	}
 	m.checks = checking{set: check.NewSet(ctx, checkSink{m, ctx}, m.tasks.Go)}
 	m.configureChecks(ctx)
-	var stale []string // of checkers that are not configured any more
+	m.forgetStale()
+}
+
+// forgetStale takes away what an earlier daemon's checkers have found out and no
+// checker looks at any more. Those of interfaces are not known before they are found.
+func (m *module) forgetStale() {
+	var stale []string
 	for name, r := range m.res.values {
-		if strings.HasSuffix(r.By, "check") && !slices.ContainsFunc(m.checks.confs, func(c conf.Checker) bool { return c.Resource() == name }) {
+		if strings.HasSuffix(r.By, "check") && !(m.checks.finding && r.By == check.By(conf.CheckIntf)) &&
+			!slices.ContainsFunc(m.checks.confs, func(c conf.Checker) bool { return c.Resource() == name }) {
 			stale = append(stale, name)
 		}
 	}
@@ -70,7 +77,7 @@ func (m *module) configureChecks(ctx context.Context) {
 	if c.vips != v {
 		c.vips, c.found = v, nil
 	}
-	m.setChecks()
+	m.setChecks(!c.adopted)
 	if c.finding = v.checksInterfaces() && len(c.found) == 0; !v.checksInterfaces() {
 		return
 	}
@@ -95,14 +102,25 @@ func (m *module) foundInterfaces(ctx context.Context, v *vips, found []conf.Chec
 	if m.vips != v { // of another configuration
 		return
 	}
-	m.checks.finding, m.checks.found = false, found // those that were not found hold up no start
-	m.setChecks()
-	m.switchChecks()
+	c := &m.checks
+	first := c.finding
+	c.finding = false // those that were not found hold up no start
+	for _, f := range found {
+		if !slices.ContainsFunc(c.found, func(o conf.Checker) bool { return o.Ident == f.Ident }) {
+			c.found = append(slices.Clip(c.found), f)
+		}
+	}
+	m.setChecks(first)
+	m.switchTo(!first)
 	m.assignWaiting(ctx)
+	if first {
+		m.forgetStale()
+	}
 }
 
 // setChecks: a checker of <check> goes before one that would set the same resource.
-func (m *module) setChecks() {
+// keep: what a daemon that was killed has found out stays until there is news of it.
+func (m *module) setChecks(keep bool) {
 	confs := slices.Clone(m.mc.checkers)
 	for _, c := range slices.Concat(m.mc.addressCheckers(), m.checks.found) {
 		if !slices.ContainsFunc(confs, func(o conf.Checker) bool { return o.Resource() == c.Resource() }) {
@@ -111,18 +129,20 @@ func (m *module) setChecks() {
 	}
 	m.checks.confs = confs
 	m.forgetResources(m.checks.set.Configure(confs, m.checkEnv())...)
-	// What a daemon that was killed has found out stays until there is news of it.
-	m.checks.set.Reset(func(c conf.Checker) bool { return !m.checks.adopted && m.state.checking(string(c.When)) })
+	m.checks.set.Reset(func(c conf.Checker) bool { return keep && m.state.checking(string(c.When)) })
 }
 
 // switchChecks starts and ends checkers as the state says now. It is called before
 // the actions of a Step are carried out, so that a stop script finds none.
-func (m *module) switchChecks() {
+func (m *module) switchChecks() { m.switchTo(m.checks.adopted) }
+
+// switchTo: fresh as for check.Set.Switch.
+func (m *module) switchTo(fresh bool) {
 	if m.checks.set == nil { // no loop drives the module
 		return
 	}
 	m.checks.switching = true
-	m.checks.set.Switch(func(w conf.When) bool { return m.state.checking(string(w)) }, m.checks.adopted)
+	m.checks.set.Switch(func(w conf.When) bool { return m.state.checking(string(w)) }, fresh)
 	m.checks.switching = false
 }
 
@@ -142,7 +162,8 @@ func (m *module) gate(ctx context.Context) {
 		return
 	}
 	for _, c := range m.checks.confs {
-		if c.When == conf.WhenPre && c.Kind != conf.CheckSplitbrain && m.state.checking(string(c.When)) && m.res.values[c.Resource()].Value == check.Init {
+		value := m.res.values[c.Resource()].Value
+		if c.When == conf.WhenPre && c.Kind != conf.CheckSplitbrain && m.state.checking(string(c.When)) && (value == check.Init || value == "") {
 			return
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/ha/check"
 	"github.com/skfs/skfs/ha/rules"
+	"github.com/skfs/skfs/netvip"
 )
 
 // service is a TCP service of node i that can be switched off and on.
@@ -242,6 +244,47 @@ func TestSecondWithoutWitness(t *testing.T) {
 	p.want("-", "ALONE green")
 	p.logged(1, n, "Reason of failover: no heartbeat")
 	p.open(0) // it has to be there for the end of the test
+}
+
+// noHost has no addresses, and finds them all on an interface that is not there.
+type noHost struct{}
+
+func (noHost) Add(context.Context, netvip.Address, netvip.Options) (heldAddress, error) {
+	return nil, errors.New("it cannot be set")
+}
+func (noHost) Adopt(netvip.Address, netvip.Options) (heldAddress, error) { return nil, netvip.ErrGone }
+func (noHost) Drop(netvip.Address, bool) error                           { return nil }
+func (noHost) Close() error                                              { return nil }
+func (noHost) Find(a netvip.Address) (netvip.Place, error) {
+	return netvip.Place{Interface: "skfs-none", Prefix: netip.PrefixFrom(a.Addr, 24)}, nil
+}
+
+// <interface check="on">, §15.10; a module that waits for its interface goes on to when
+// its daemon is killed.
+func TestInterfaceOfAddress(t *testing.T) {
+	p := newPair(t, false, func(mc *moduleConf) {
+		mc.rules = conf.Failover{Period: time.Second, HandleTime: time.Second, Rules: rules.Extend(nil, true)}
+		mc.lease = 10 * time.Second
+		mc.conf.Addresses = []VirtualAddress{{Name: "192.0.2.77"}}
+		mc.vips = []vipConf{{name: "192.0.2.77", checkIntf: true}}
+		mc.conf.Gate = mc.gates()
+	})
+	p.close(0)
+	p.hosts[0] = noHost{}
+	p.open(0)
+	p.do(0, "start")
+	p.want("WAIT red")
+	p.is("intf.192.0.2.0", check.Down)
+	n := p.logged(0, 0, "intf.192.0.2.0: there is no interface skfs-none", "Resource intf.192.0.2.0 set to down by intfcheck", "Action wait from failover rule interface_failure")
+	p.close(0)
+	p.open(0)
+	m := p.logged(0, n, "intf.192.0.2.0: there is no interface skfs-none") // so says the new one
+	for _, l := range p.lines(0)[n:m] {
+		if strings.HasPrefix(l, "Transition") || strings.HasPrefix(l, "Resource intf") {
+			t.Errorf("the new daemon did not go on with what the last one knew: %q", l)
+		}
+	}
+	p.want("WAIT red")
 }
 
 // Command checker, §9.4; and <check> can be changed while the module runs.

@@ -28,6 +28,7 @@ type pair struct {
 	stop  [2]context.CancelFunc
 	ended [2]chan struct{}
 	dirs  [2]string
+	hosts [2]addressHost // nil: the real one
 }
 
 // waitLimit is how long a test waits for something that must come.
@@ -97,7 +98,7 @@ func (p *pair) open(i int) {
 	p.t.Helper()
 	paths := p.paths(i)
 	s := &Supervisor{o: Options{Launcher: fakeLauncher{p.data, i}, Errors: func(text string) { p.t.Logf("node%d: %s", i+1, text) }},
-		paths: paths, modules: map[string]*supervised{}, broken: map[string]string{}}
+		paths: paths, modules: map[string]*supervised{}, broken: map[string]string{}, host: p.hosts[i]}
 	if err := s.add(p.confs[i]); err != nil {
 		p.t.Fatal(err)
 	}
