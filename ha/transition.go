@@ -246,7 +246,7 @@ func (l *Log) transition(t Transition, puts *int) {
 		return
 	}
 	l.store.put("INSERT INTO transition (date, origin, target, cause) VALUES (?, ?, ?, ?)", t.Time.UnixMicro(), t.From.String(), t.To.String(), string(cause))
-	if *puts++; *puts%transitionPurge == 0 {
+	if *puts++; *puts%transitionPurge == 1 { // the first of a daemon, too
 		l.store.put("DELETE FROM transition WHERE id <= (SELECT max(id) FROM transition) - ?", transitionKeep)
 	}
 }
