@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -21,11 +22,19 @@ import (
 
 // mixed is a module with an address and an application that answers there, whose
 // scripts can be made to hang or to fail: see trouble.
-var mixed = pair.Config{
-	StartPrim: "test ! -e /run/trouble || sh /run/trouble start; setsid sh -c 'while :; do sleep 1000000; done' </dev/null >/dev/null 2>&1 & echo $! >/run/application",
-	StopPrim:  "test \"$1\" = force || test ! -e /run/trouble || sh /run/trouble stop || exit 1; test -e /run/application && kill -9 $(cat /run/application); rm -f /run/application; exit 0",
-	Service:   oneAddress,
-	TimeoutMs: 1000,
+func mixed() pair.Config {
+	var answer strings.Builder
+	for _, e := range lab.RoleEnv(answerRole) {
+		name, value, _ := strings.Cut(e, "=")
+		fmt.Fprintf(&answer, "%s='%s' ", name, value)
+	}
+	answer.WriteString("setsid " + strings.Join((&lab.Lab{}).Self(), " "))
+	return pair.Config{
+		StartPrim: "test ! -e /run/trouble || sh /run/trouble start; " + answer.String() + " </dev/null >/dev/null 2>&1 & echo $! >/run/application",
+		StopPrim:  "test \"$1\" = force || test ! -e /run/trouble || sh /run/trouble stop || exit 1; test -e /run/application && kill -9 $(cat /run/application); rm -f /run/application; exit 0",
+		Service:   oneAddress,
+		TimeoutMs: 1000,
+	}
 }
 
 // A mishap is something that happens to a pair. When do returns its cause is over.
@@ -213,10 +222,12 @@ func TestMixedFaults(t *testing.T) {
 		t.Skip("takes E2E_LONG=1")
 	}
 	seed := randomSeed(t)
-	p := newPairOf(t, pair.Options{Config: mixed, Var: lab.Disk{FS: "ext4", Size: 96 << 20}})
+	p := newPairOf(t, pair.Options{Config: mixed(), Var: lab.Disk{FS: "ext4", Size: 96 << 20}})
 	within(t, patience, p.Start)
 	m := &mixture{chaos: &chaos{Pair: p, t: t, rnd: rand.New(rand.NewPCG(seed, 3))}}
-	gaps := map[string][]time.Duration{}
+	seen := watchReach(t, p.Client, answerPort, vip4)
+	type measured struct{ gaps, whole []time.Duration }
+	all := map[string]*measured{}
 	// The short form takes its faults from the whole list, others each time.
 	n := rounds(t, 6, 500)
 	var order []int
@@ -238,20 +249,23 @@ func TestMixedFaults(t *testing.T) {
 		}
 		whole := m.settle().Sub(begun)
 		m.audit(round, name)
-		gaps[name] = append(gaps[name], whole)
-		t.Logf("round %d: %s: whole again after %v", round, name, whole.Round(time.Millisecond))
+		gap := seen.gaps(t, "", begun)
+		if all[name] == nil {
+			all[name] = &measured{}
+		}
+		all[name].gaps, all[name].whole = append(all[name].gaps, gap), append(all[name].whole, whole)
+		t.Logf("round %d: %s: clients waited %v, whole again after %v", round, name, gap.Round(time.Millisecond), whole.Round(time.Millisecond))
 	}
-	names := make([]string, 0, len(gaps))
-	for name := range gaps {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		slices.Sort(gaps[name])
-		g := gaps[name]
-		t.Logf("%-32s %3d times, whole again after %v (median), %v (longest)", name, len(g), g[len(g)/2].Round(time.Millisecond), g[len(g)-1].Round(time.Millisecond))
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		t.Logf("%-28s %3d times, clients waited %s, whole again after %s", name, len(all[name].gaps), spread(all[name].gaps), spread(all[name].whole))
 	}
 	m.nothingLeft()
+}
+
+// spread shows the middle and the end of some durations.
+func spread(d []time.Duration) string {
+	slices.Sort(d)
+	return fmt.Sprintf("%v (median) %v (longest)", d[len(d)/2].Round(time.Millisecond), d[len(d)-1].Round(time.Millisecond))
 }
 
 // settle brings the hosts to PRIM and SECOND, and returns since when they are so: a

@@ -319,7 +319,7 @@ func watchReach(t *testing.T, h *lab.Host, port string, addrs ...string) *reach 
 }
 
 // gaps waits until all addresses answer again, logs for how long they did not since a
-// moment, and returns the longest.
+// moment unless what is empty, and returns the longest.
 func (r *reach) gaps(t *testing.T, what string, from time.Time) (longest time.Duration) {
 	t.Helper()
 	now := time.Now()
@@ -336,7 +336,9 @@ func (r *reach) gaps(t *testing.T, what string, from time.Time) (longest time.Du
 						gap = max(gap, seen[i].Sub(seen[i-1]))
 					}
 				}
-				t.Logf("%s: %s was away for %v", what, a, gap.Round(time.Millisecond))
+				if what != "" {
+					t.Logf("%s: %s was away for %v", what, a, gap.Round(time.Millisecond))
+				}
 				longest = max(longest, gap)
 				break
 			}
