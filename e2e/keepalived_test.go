@@ -71,6 +71,7 @@ func keepalivedContender(t *testing.T) *contender {
 		config := filepath.Join(dir, "keepalived.conf")
 		text := fmt.Sprintf(`global_defs {
   router_id node%d
+  vrrp_version 3
 }
 vrrp_instance one {
   state %s
