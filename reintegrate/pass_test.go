@@ -20,7 +20,7 @@ import (
 )
 
 var (
-	rounds = flag.Int("rounds", 60, "random tree pairs to reintegrate")
+	rounds = flag.Int("rounds", 30, "random tree pairs to reintegrate; twice as many returns")
 	seed   = flag.Uint64("seed", 0, "of the first round; 0: by the clock")
 )
 

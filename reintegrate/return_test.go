@@ -19,7 +19,7 @@ func TestReturn(t *testing.T) {
 	if first == 0 {
 		first = uint64(time.Now().UnixNano())
 	}
-	for round := range 4 * *rounds {
+	for round := range 2 * *rounds {
 		seed := first + uint64(round)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) { testReturn(t, seed) })
 	}

@@ -216,9 +216,9 @@ func TestPosixOnPair(t *testing.T) {
 					dir := filepath.Join(a.dir, name)
 					a.must(os.Mkdir(dir, 0o755))
 					fn(t, dir)
-					settled(t, a, b)
 				})
 			}
+			settled(t, a, b) // e2e compares after each case
 		})
 	}
 }

@@ -155,9 +155,9 @@ func TestVerifyUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	rounds := 60
-	if testing.Short() {
-		rounds = 5
+	rounds := 20
+	if os.Getenv("E2E_LONG") != "" {
+		rounds = 100
 	}
 	var again, files int64
 	for range rounds {
