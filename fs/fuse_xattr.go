@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"bytes"
 	"strings"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -120,6 +121,49 @@ func (t *Tree) xattrs(o *object) (map[string][]byte, error) {
 		m[name] = append([]byte(nil), b[:n]...)
 	}
 	return m, nil
+}
+
+// sumXattrs is journal.SumXattrs of the object at path, by calls that follow what it
+// ends in or do not.
+func sumXattrs(path string, list func(string, []byte) (int, error), get func(string, string, []byte) (int, error)) (uint64, error) {
+	var small [256]byte
+	b := small[:]
+	n, err := list(path, b)
+	for err == unix.ERANGE {
+		if n, err = list(path, nil); err == nil {
+			b = make([]byte, n+256)
+			n, err = list(path, b)
+		}
+	}
+	if err == unix.EOPNOTSUPP {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	var all []journal.Xattr
+	for names := b[:n]; len(names) > 0; {
+		i := bytes.IndexByte(names, 0)
+		name := string(names[:i])
+		names = names[i+1:]
+		if isHiddenAttr(name) {
+			continue
+		}
+		value := make([]byte, 1024)
+		k, err := get(path, name, value)
+		if err == unix.ERANGE {
+			value = make([]byte, 64<<10) // XATTR_SIZE_MAX
+			k, err = get(path, name, value)
+		}
+		if err == unix.ENODATA {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		all = append(all, journal.Xattr{Name: name, Value: value[:k]})
+	}
+	return journal.SumXattrs(all), nil
 }
 
 // SetXAttr implements fuse.RawFileSystem.

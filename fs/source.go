@@ -134,6 +134,9 @@ func (t *Tree) entryAt(fd int, o *object, name string) (journal.Entry, error) {
 	}
 	e := entryOf(&st)
 	e.Name, e.ID = name, id
+	if e.Xattrs, err = sumXattrs(procPath(fd)+"/"+name, unix.Llistxattr, unix.Lgetxattr); err != nil {
+		return e, err
+	}
 	if st.Mode&unix.S_IFMT == unix.S_IFLNK {
 		b := make([]byte, st.Size+1)
 		n, err := unix.Readlinkat(fd, name, b)
@@ -278,6 +281,15 @@ func (t *Tree) Stat(id journal.FileID) (journal.Entry, error) {
 	}
 	e := entryOf(&st)
 	e.ID = id
+	p, err := o.path()
+	if err != nil {
+		return e, gone(err)
+	}
+	e.Xattrs, err = sumXattrs(procPath(p.fd), unix.Listxattr, unix.Getxattr)
+	p.put()
+	if err != nil {
+		return e, gone(err)
+	}
 	if o.typ == unix.S_IFLNK {
 		target, err := t.readlink(o)
 		if err != nil {

@@ -1,5 +1,12 @@
 package journal
 
+import (
+	"encoding/binary"
+	"hash/fnv"
+	"slices"
+	"strings"
+)
+
 // Entry is a name in a directory and what is needed to make the object it names.
 type Entry struct {
 	Name   string
@@ -13,6 +20,25 @@ type Entry struct {
 	Mtime  Time
 	Ctime  Time   // of this host; it does not travel
 	Target string // of a symlink
+	Xattrs uint64 // stands for all xattrs that Attrs has, see SumXattrs
+}
+
+// SumXattrs is what an Entry says of xattrs: equal ones have equal sums, 0 is none.
+func SumXattrs(list []Xattr) uint64 {
+	if len(list) == 0 {
+		return 0
+	}
+	slices.SortFunc(list, func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) })
+	h := fnv.New64a()
+	for i := range list {
+		var n [8]byte
+		binary.LittleEndian.PutUint32(n[:], uint32(len(list[i].Name)))
+		binary.LittleEndian.PutUint32(n[4:], uint32(len(list[i].Value)))
+		h.Write(n[:])
+		h.Write([]byte(list[i].Name))
+		h.Write(list[i].Value)
+	}
+	return max(h.Sum64(), 1)
 }
 
 // Type is the S_IFMT part of Mode.

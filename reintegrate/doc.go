@@ -41,7 +41,7 @@
 //	                                  that is sent names, what SECOND does not vouch for
 //
 // In a delta and a scan the answer to a list says of each entry whether SECOND had
-// the object, and whether it is as on PRIM by type, size, mtime, mode and owner.
+// the object, and whether it is as on PRIM by type, size, mtime, mode, owner and xattrs.
 // Since attributes are sent last, those that are equal say that a copy was
 // complete. What SECOND made new is passed as in a full pass, and so on below it
 // for a directory. A file that a pass makes has permissions that no file has

@@ -99,6 +99,7 @@ func (n *node) entry(name string) Entry {
 	return Entry{
 		Name: name, ID: n.id, Mode: n.mode, UID: n.uid, GID: n.gid, Rdev: n.rdev, Nlink: uint32(n.nlink),
 		Size: int64(len(n.data)), Mtime: n.mtime, Ctime: journal.Time{Sec: n.ctime}, Target: n.target,
+		Xattrs: journal.SumXattrs(n.attrs().Xattrs),
 	}
 }
 

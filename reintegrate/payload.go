@@ -20,7 +20,7 @@ import (
 //	  Take          take…      names that are to go to the holding area
 //	  Keep          nothing    ID is a file without a name: it gets one there
 //	  entry         id 16, mode 4, uid 4, gid 4, rdev 4, nlink 4, size 8,
-//	                mtime 12, name8, target16
+//	                mtime 12, xattrs 8 (journal.SumXattrs), name8, target16
 //	  take          id 16, name8
 //	  time          seconds 8, nanoseconds 4
 //	  answer        to the last part of the names: one byte for each entry of all
@@ -36,7 +36,7 @@ import (
 //	KindSyncEnd     nothing
 //	  answer        dropped 8, more 1 (1: the holding area is not empty yet),
 //	                lost 8 (failures that there was no room to note),
-//	                failure… (kind 1, flags 4, id 16, errno 4)
+//	                failure… (seq 8, kind 1, flags 4, id 16, errno 4)
 const (
 	DirMore uint32 = 1 << iota
 	DirPut
@@ -65,7 +65,7 @@ func Own(op *journal.Op) bool {
 // DirVouch asks for them.
 const (
 	entryCreated byte = 1 << iota // the object was not there
-	entryDiffers                  // by type, size, mtime, mode or owner
+	entryDiffers                  // by type, size, mtime, mode, owner or xattrs
 	entrySuspect                  // changed since the time that a scan begins with
 	entryStub                     // what is there is of an earlier pass, not completed, or without identity until now
 )
@@ -106,7 +106,7 @@ func appendEntry(b []byte, e *Entry) []byte {
 		b = le.AppendUint32(b, v)
 	}
 	b = le.AppendUint64(b, uint64(e.Size))
-	b = appendTime(b, e.Mtime)
+	b = le.AppendUint64(appendTime(b, e.Mtime), e.Xattrs)
 	b = appendName(b, e.Name)
 	b = le.AppendUint16(b, uint16(len(e.Target)))
 	return append(b, e.Target...)
@@ -118,7 +118,7 @@ func parseEntries(b []byte) ([]Entry, error) {
 	for d.more() {
 		e := Entry{
 			ID: d.id(), Mode: d.u32(), UID: d.u32(), GID: d.u32(), Rdev: d.u32(), Nlink: d.u32(),
-			Size: d.size(), Mtime: d.time(), Name: d.name(), Target: d.target(),
+			Size: d.size(), Mtime: d.time(), Xattrs: d.u64(), Name: d.name(), Target: d.target(),
 		}
 		switch {
 		case e.ID.IsZero():
@@ -357,6 +357,13 @@ func (d *decoder) u16() uint16 {
 func (d *decoder) u32() uint32 {
 	if b := d.take(4, "number of 32 bits"); b != nil {
 		return binary.LittleEndian.Uint32(b)
+	}
+	return 0
+}
+
+func (d *decoder) u64() uint64 {
+	if b := d.take(8, "number of 64 bits"); b != nil {
+		return binary.LittleEndian.Uint64(b)
 	}
 	return 0
 }

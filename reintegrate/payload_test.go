@@ -21,7 +21,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 var (
 	sampleEntries = []Entry{
-		{Name: "file", ID: fid(1), Mode: unix.S_IFREG | 0o644, UID: 1, GID: 2, Nlink: 3, Size: 1 << 40, Mtime: journal.Time{Sec: -1, Nsec: 999999999}},
+		{Name: "file", ID: fid(1), Mode: unix.S_IFREG | 0o644, UID: 1, GID: 2, Nlink: 3, Size: 1 << 40, Mtime: journal.Time{Sec: -1, Nsec: 999999999}, Xattrs: 1 << 63},
 		{Name: "link", ID: fid(2), Mode: unix.S_IFLNK | 0o777, Nlink: 1, Target: "../some where"},
 		{Name: strings.Repeat("n", 255), ID: fid(3), Mode: unix.S_IFBLK | 0o600, Rdev: 0x801, Nlink: 1},
 	}
@@ -136,7 +136,7 @@ func TestBadPayloads(t *testing.T) {
 		"target":      entry(func(e *Entry) { e.Target = "x" }),
 		"size":        entry(func(e *Entry) { e.Size = -1 }),
 		"nanoseconds": entry(func(e *Entry) { e.Mtime.Nsec = 1e9 }),
-		"length":      entry(func(e *Entry) {})[:62],
+		"length":      entry(func(e *Entry) {})[:70],
 	} {
 		_, err := parseEntries(b)
 		if !errors.Is(err, errPayload) || !strings.Contains(err.Error(), strings.Fields(what)[0]) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -211,6 +212,7 @@ func TestDeltaCertificate(t *testing.T) {
 		func(n *node) { n.uid++ },
 		func(n *node) { n.resize(900) },
 		func(n *node) { n.data[7] ^= 1 }, // nothing tells
+		func(n *node) { n.xattrs["user.a"] = "1" },
 	} {
 		f(w.second.byID[file[0][i]])
 		f(w.second.byID[file[1][i]]) // its directory is not listed
@@ -224,13 +226,13 @@ func TestDeltaCertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if stats.Opened != 5 || stats.Listed != 2 || stats.Copied != (1000-896)+16 {
+	if stats.Opened != 6 || stats.Listed != 2 || stats.Copied != (1000-896)+16 {
 		t.Errorf("%+v", stats)
 	}
 	p.drain()
 	for i := range 6 {
 		x, y := w.prim.byID[file[0][i]], w.second.byID[file[0][i]]
-		if same := bytes.Equal(x.data, y.data) && x.mtime == y.mtime && x.mode == y.mode && x.uid == y.uid; same != (i != 4) {
+		if same := bytes.Equal(x.data, y.data) && x.mtime == y.mtime && x.mode == y.mode && x.uid == y.uid && maps.Equal(x.xattrs, y.xattrs); same != (i != 4) {
 			t.Errorf("file %d: the same %v", i, same)
 		}
 	}

@@ -36,7 +36,7 @@ type SinkNames interface {
 
 	// List returns the names in a directory, with FileIDs where there are valid
 	// ones, Nlink, Rdev, Target, and what a certificate compares: Mode, UID, GID, Size,
-	// Mtime, Ctime. The same things are left out as by Source.WithDir.
+	// Mtime, Ctime, Xattrs. The same things are left out as by Source.WithDir.
 	List(dir journal.FileID) ([]Entry, error)
 	// Lookup is List for one name; ENOENT if there is none.
 	Lookup(dir journal.FileID, name string) (Entry, error)

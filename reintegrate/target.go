@@ -231,7 +231,7 @@ func (c certificate) of(have, e *Entry) (said byte) {
 	if !c.asked {
 		return 0
 	}
-	if have.Mode != e.Mode || have.UID != e.UID || have.GID != e.GID || have.Mtime != e.Mtime ||
+	if have.Mode != e.Mode || have.UID != e.UID || have.GID != e.GID || have.Mtime != e.Mtime || have.Xattrs != e.Xattrs ||
 		have.Type() == sIFREG && have.Size != e.Size {
 		said |= entryDiffers
 	}
