@@ -348,8 +348,8 @@ func (p *parser) resource(word string, at int) Resource {
 	switch {
 	case !ok || strings.Contains(r.Class, ":"):
 		p.fail(at, "%s is no resource: expected class.name", word)
-	case !slices.Contains(classes, r.Class):
-		p.fail(at, "%s: there is no class of resources %s%s", word, r.Class, p.suggest(r.Class, classes))
+	case !slices.Contains(Classes, r.Class):
+		p.fail(at, "%s: there is no class of resources %s%s", word, r.Class, p.suggest(r.Class, Classes))
 	case !r.Wild() && strings.ContainsAny(r.ID, "*?"):
 		p.fail(at, "%s: ? and * stand for a whole name; expected %s.?, %s.* or a name", word, r.Class, r.Class)
 	}

@@ -172,9 +172,10 @@ func Resources(c Condition) []Resource {
 	return all
 }
 
-// classes are the classes of resources, see docs/resources.md.
-var classes = []string{"ping", "intf", "ip", "tcp", "custom", "module", "splitbrain", "heartbeat", "heart", "rfs",
-	"state", "proc", "usersetting", "connections", "farm", "vhost"}
+// Classes are the classes of resources that rules can speak of: those of
+// docs/resources.md.
+var Classes = []string{"ping", "intf", "ip", "tcp", "custom", "module", "splitbrain", "heartbeat", "heart", "rfs",
+	"state", "proc", "usersetting", "connections"}
 
 // assignable are the classes that a rule may assign: what skfs itself finds out
 // would be overwritten at once, or be a lie.
