@@ -96,6 +96,8 @@
 // machine (failover.go) says which action is carried out: the event Ruled (ruled.go).
 //
 //	assign ──▶ resources ──▶ failoverMachine.judge ──▶ Ruled ──▶ Step
+//	               ▲ │
+//	   of the peer │ ▼ share.go, beside the heartbeats
 //
 // Checkers (package check) run as checking.go says: those of <check>, and those that
 // <vip> asks for. They are switched in the wake of each Step, before its actions, so

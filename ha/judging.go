@@ -39,12 +39,13 @@ func (m *module) newFailover() {
 }
 
 // begins is called when the module leaves STOP: what was found out of its last run is
-// of no meaning for this one (§13.18.5, init).
-func (m *module) begins(ctx context.Context) {
+// of no meaning for this one (§13.18.5, init). Who set it stays known.
+func (m *module) begins() {
 	m.newFailover()
+	now := time.Now()
 	for _, r := range m.res.list() {
-		if r.By != "" {
-			m.assign(ctx, r.Name, rules.Init, "heart")
+		if r.By != "" && m.res.put(Resource{Name: r.Name, Value: rules.Init, Since: now, By: r.By}, historyChanges) {
+			m.log.Write(LevelInfo, "heart", fmt.Sprintf("Resource %s set to init by heart", r.Name))
 		}
 	}
 }

@@ -222,7 +222,7 @@ func (m *module) step(ctx context.Context, e Event) {
 		m.res.put(Resource{Name: loopResource, Value: next.loopSince(), Since: time.Now()}, historyAlways)
 	}
 	if begins {
-		m.begins(ctx)
+		m.begins()
 	}
 	m.switchChecks()
 	m.noteStart(actions)

@@ -13,6 +13,8 @@
 //	GET  /v1/modules/{am}/watch          stream of ha.ModuleState: now, and after each change
 //	POST /v1/modules/{am}/command        Command: returns when it is accepted
 //	GET  /v1/modules/{am}/errd           ha.Detection: what errd monitors
+//	GET  /v1/modules/{am}/rules          ha.RulesView: the failover rules and what they come to now
+//	GET  /v1/modules/{am}/history        stream of ha.Change; query: name, since
 //	GET  /v1/modules/{am}/log            stream of ha.Line; query: n, level, follow
 //	POST /v1/modules/{am}/log            Message: a line for the log
 //	GET  /v1/modules/{am}/transitions    []ha.Transition; query: n
