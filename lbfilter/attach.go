@@ -154,7 +154,7 @@ func prepareClsact(nl *netlink.Handle, n *note) (*clsactHooks, error) {
 	case !errors.Is(err, unix.EEXIST):
 		return nil, fmt.Errorf("clsact queueing discipline: %w", err)
 	}
-	taken := map[uint16]bool{}
+	taken, ours, others := map[uint16]bool{}, 0, 0
 	for _, parent := range parents {
 		filters, err := h.list(parent)
 		if err != nil {
@@ -162,8 +162,15 @@ func prepareClsact(nl *netlink.Handle, n *note) (*clsactHooks, error) {
 		}
 		for _, f := range filters {
 			taken[f.Attrs().Priority] = true
+			if b, ok := f.(*netlink.BpfFilter); ok && (b.Name == ingress || b.Name == egress) {
+				ours++
+			} else {
+				others++
+			}
 		}
 	}
+	// One that is there for another filter of skfs goes with the last of them.
+	n.MadeQdisc = n.MadeQdisc || ours > 0 && others == 0
 	for n.Priority = firstPriority; taken[n.Priority]; n.Priority++ {
 	}
 	return h, nil

@@ -49,7 +49,7 @@ type note struct {
 	Groups    []string // multicast addresses that were joined
 	Clsact    bool     // attached by clsact, not tcx
 	Priority  uint16   // of the clsact filters
-	MadeQdisc bool     // the queueing discipline was not there before
+	MadeQdisc bool     // the queueing discipline was not there before, or for skfs only
 }
 
 // keptMaps are those that go on when a filter is adopted.

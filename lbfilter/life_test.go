@@ -169,3 +169,105 @@ func TestLife(t *testing.T) {
 		})
 	}
 }
+
+// TestCheck: what others have taken away is put back where it can be, and told of
+// where it cannot.
+func TestCheck(t *testing.T) {
+	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newNetwork(t).add(1)
+			dir := pins(t)
+			p := testPolicy(t, Invisible)
+			f := h.open(p, dir, clsact)
+			defer func() {
+				if err := f.Close(true); err != nil {
+					t.Error(err)
+				}
+			}()
+			there := h.attached(dir)
+			h.do(func() error { return f.note.ignore(f.nl) })
+			if got := h.attached(dir); got.macs != 0 || got.groups != 0 {
+				t.Fatalf("the interface still hears: %+v", got)
+			}
+			if err := f.Check(); err != nil {
+				t.Fatal(err)
+			}
+			if got := h.attached(dir); got != there {
+				t.Errorf("after Check: %+v, expected %+v", got, there)
+			}
+
+			// The interface goes, and another one has its name.
+			h.do(func() error {
+				l, err := netlink.LinkByName("eth0")
+				if err != nil {
+					return err
+				}
+				if err := netlink.LinkDel(l); err != nil {
+					return err
+				}
+				return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0", HardwareAddr: h.mac[:]}, PeerName: "eth1"})
+			})
+			if err := f.Check(); !errors.Is(err, ErrOther) {
+				t.Errorf("check after the interface was replaced: %v", err)
+			}
+			err := h.try(func() error {
+				_, err := Adopt(Config{Policy: p, Interface: "eth0", Self: 1, Pins: dir, Clsact: clsact})
+				return err
+			})
+			if !errors.Is(err, ErrOther) {
+				t.Errorf("adopt after the interface was replaced: %v", err)
+			}
+		})
+	}
+	// One program is taken off.
+	h := newNetwork(t).add(1)
+	dir := pins(t)
+	f := h.open(testPolicy(t, Directed), dir, false)
+	if err := f.hooks.(*tcxHooks).links[ingress].(interface{ Detach() error }).Detach(); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Check(); !errors.Is(err, ErrOther) {
+		t.Errorf("check without the program: %v", err)
+	}
+	if err := f.Close(true); err != nil {
+		t.Fatal(err)
+	}
+	if got := h.attached(dir); got != (attached{}) {
+		t.Errorf("after Close: %+v", got)
+	}
+}
+
+// TestTogether: two filters on one interface, for other addresses, do not touch each
+// other, and clsact stays as long as somebody uses it.
+func TestTogether(t *testing.T) {
+	for name, clsact := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) {
+			h := newNetwork(t).add(1)
+			dir := pins(t)
+			other, err := NewPolicy(Invisible, []netip.Addr{netip.MustParseAddr("10.77.255.1")}, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a := h.open(testPolicy(t, Invisible), dir, clsact)
+			b := h.open(other, dir+"2", clsact)
+			if got := h.attached(dir); got.ingress != 2 || got.egress != 2 || got.macs != 2 {
+				t.Errorf("both: %+v", got)
+			}
+			if err := a.Close(true); err != nil {
+				t.Fatal(err)
+			}
+			if got := h.attached(dir + "2"); got.ingress != 1 || got.egress != 1 || got.macs != 1 || got.groups != 0 || !got.pinned {
+				t.Errorf("after the first was closed: %+v", got)
+			}
+			if err := b.Check(); err != nil {
+				t.Error(err)
+			}
+			if err := b.Close(true); err != nil {
+				t.Fatal(err)
+			}
+			if got := h.attached(dir); got != (attached{}) {
+				t.Errorf("after both: %+v", got)
+			}
+		})
+	}
+}

@@ -464,3 +464,55 @@ func TestVLAN(t *testing.T) {
 		t.Errorf("%d frames were for the filter, expected 2", n)
 	}
 }
+
+// TestErrors: an ICMP error about a segment of a connection goes to the member that
+// has the connection, also when another one owns the bucket.
+func TestErrors(t *testing.T) {
+	both(t, func(t *testing.T, mode Mode) {
+		f := newFarm(t, mode, 3, false)
+		last := f.members[2]
+		last.in = false
+		f.table.Groups = nil
+		f.apply()
+		var conns []*conn
+		for range 30 {
+			conns = append(conns, f.dial(virtual4, 80, netip.Addr{}))
+		}
+		last.in = true
+		f.apply()
+		moved := slices.IndexFunc(conns, func(c *conn) bool {
+			q := Query{Proto: TCP, Client: addrPort(c.LocalAddr()), Service: addrPort(c.RemoteAddr())}
+			return f.who(q) == Number(last.n)
+		})
+		if moved < 0 {
+			t.Fatal("no connection is in a bucket that has moved")
+		}
+		c := conns[moved]
+		held := func() (n uint64) {
+			counts, err := f.members[c.server-1].filter.Stats()
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range counts {
+				n += k.Held
+			}
+			return n
+		}
+		before := held()
+		service, client := addrPort(c.RemoteAddr()), addrPort(c.LocalAddr())
+		segment := frame{protocol: 6}.transport(service.Port(), client.Port())[:8]
+		m := append([]byte{3, 4, 0, 0, 0, 0, 5, 0}, header4(6, service.Addr(), client.Addr(), 7, 0x4000, 64, 0, segment)...)
+		binary.BigEndian.PutUint16(m[2:], checksum(m))
+		f.client.do(func() error {
+			s, err := net.ListenPacket("ip4:icmp", "")
+			if err != nil {
+				return err
+			}
+			defer s.Close()
+			_, err = s.WriteTo(m, &net.IPAddr{IP: virtual4.AsSlice()})
+			return err
+		})
+		await(t, "the error at the member that serves", func() bool { return held() > before })
+		still(t, "after the error", conns)
+	})
+}
