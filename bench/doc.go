@@ -50,7 +50,8 @@
 // its work before the sender goes on: so the sender's time is the cost. The same
 // datagram is sent without a filter, with that of lbfilter, and with a rule set of
 // nftables that decides alike, in which every other bucket is the host's own. TCP
-// goes through a bridge to one of two members. Ratios are taken inside a round.
+// goes through a bridge to one of two members, in short turns of which the best
+// counts. Ratios are taken inside a round.
 //
 // It needs root, fio and PostgreSQL's server, nftables; the work that
 // lacks its program is left out and named.
