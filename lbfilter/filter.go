@@ -267,7 +267,11 @@ func (f *Filter) Apply(t Table) error {
 	if f.table != nil && f.table.Later(&t) {
 		return f.errorf("set the table of", fmt.Errorf("%d.%d after %d.%d: %w", t.Epoch, t.Version, f.table.Epoch, f.table.Version, ErrStale))
 	}
-	tables := f.coll.Maps["tables"]
+	return f.put(&t)
+}
+
+// put replaces the table in effect. The caller holds mu.
+func (f *Filter) put(t *Table) error {
 	inner, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: tableSize, MaxEntries: 1})
 	if err != nil {
 		return f.errorf("make a table for", err)
@@ -276,10 +280,10 @@ func (f *Filter) Apply(t Table) error {
 	if err := inner.Put(uint32(0), t.kernelBytes()); err != nil {
 		return f.errorf("fill a table for", err)
 	}
-	if err := tables.Put(uint32(0), inner); err != nil {
+	if err := f.coll.Maps["tables"].Put(uint32(0), inner); err != nil {
 		return f.errorf("set the table of", err)
 	}
-	f.table = &t
+	f.table = t
 	return nil
 }
 
@@ -337,8 +341,8 @@ func (f *Filter) Renew(until time.Duration) error {
 }
 
 // Check tells whether the filter is still on its interface, and puts back what
-// others may have taken away beside it: the virtual MAC in the interface's filter,
-// the multicast groups. After an error that is ErrOther the filter must be opened
+// others may have taken away or changed beside it: the virtual MAC in the
+// interface's filter, the multicast groups, the interface's own MAC. After an error that is ErrOther the filter must be opened
 // again.
 func (f *Filter) Check() error {
 	f.mu.Lock()
@@ -355,6 +359,11 @@ func (f *Filter) Check() error {
 	}
 	if err := f.note.listen(f.nl); err != nil {
 		return f.errorf("check", err)
+	}
+	if mac := MAC(link.Attrs().HardwareAddr); f.table != nil && f.table.MACs[f.config.Self] != mac {
+		t := *f.table
+		t.MACs[f.config.Self] = mac
+		return f.put(&t)
 	}
 	return nil
 }

@@ -196,6 +196,25 @@ func TestCheck(t *testing.T) {
 				t.Errorf("after Check: %+v, expected %+v", got, there)
 			}
 
+			// Another MAC of the interface is what the filter answers with.
+			if err := f.Apply(Table{Version: 1, Groups: p.Next(nil, nil)}); err != nil {
+				t.Fatal(err)
+			}
+			other := MAC{2, 9, 9, 9, 9, 9}
+			h.do(func() error {
+				l, err := netlink.LinkByName("eth0")
+				if err != nil {
+					return err
+				}
+				return netlink.LinkSetHardwareAddr(l, other[:])
+			})
+			if err := f.Check(); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := readTable(f.coll.Maps["tables"]); err != nil || got.MACs[1] != other || f.Table().MACs[1] != other {
+				t.Errorf("MAC in the table after Check: %s, %v, expected %s", got.MACs[1], err, other)
+			}
+
 			// The interface goes, and another one has its name.
 			h.do(func() error {
 				l, err := netlink.LinkByName("eth0")
