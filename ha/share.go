@@ -274,11 +274,15 @@ func (m *module) tellResources() {
 	m.unshared = left
 }
 
-// hearOfPeer takes over what the peer says of its resources.
+// hearOfPeer takes over what the peer says of its resources. What comes before its
+// first heartbeat counts is left until then: it is not said twice.
 func (m *module) hearOfPeer() {
-	all, ok := m.heart.takeResources()
 	switch {
-	case ok && m.state.heard():
+	case m.state.heard():
+		all, ok := m.heart.takeResources()
+		if !ok {
+			return
+		}
 		m.res.setRemote(time.Now(), all)
 	case m.res.remote != nil && m.state.silent():
 		m.heart.forgetTheirs()
