@@ -103,6 +103,16 @@ func (k Kind) String() string {
 // FsyncDataOnly in Op.Flags of KindFsync is fdatasync.
 const FsyncDataOnly uint32 = 1
 
+// changes says whether operations of this kind change anything that a replay would
+// have to do again.
+func (k Kind) changes() bool {
+	switch k {
+	case KindFsync, KindSyncHash, KindMark, KindCheckpoint, KindLacks, KindSyncList:
+		return false
+	}
+	return true
+}
+
 // copies says whether it is a question of a reintegration.
 func (k Kind) copies() bool { return k >= KindSyncBegin && k <= KindPunch }
 

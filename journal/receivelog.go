@@ -86,6 +86,7 @@ type ReceiveLog struct {
 	file    logFile // the newest segment, nil if there is none
 	path    string
 	size    int64
+	lazy    bool // what was written last is not flushed: nothing of it is to be redone
 	w       *bufio.Writer
 	unnamed []unnamed
 }
@@ -196,7 +197,8 @@ func (l *ReceiveLog) survey() (Contents, error) {
 
 // Each calls f with the operations of the log in their order, as often as it is
 // called: what need not be in the data yet, up to the first frame that was not
-// whole on disk; everything that was acked as durable lies before that. Operations
+// whole on disk; everything that was acked as durable lies before that, but for what
+// changes nothing (an fsync). Operations
 // of epoch up to after are left out: the owner knows that the data holds them
 // durably. op and its Data are valid during the call; an error of f ends it. The
 // caller says that nothing is appending.
@@ -332,7 +334,7 @@ func (l *ReceiveLog) Close() error {
 func (l *ReceiveLog) closeFile() {
 	if l.file != nil {
 		l.file.Close()
-		l.file = nil
+		l.file, l.lazy = nil, false
 	}
 }
 
@@ -363,7 +365,8 @@ func (l *ReceiveLog) begin(epoch Epoch, first Seq) error {
 }
 
 // append makes operations durable, which follow those before. applied is how
-// far the data is.
+// far the data is. Those that change nothing need not be on disk, so a batch of them
+// alone waits for no flush: an fsync costs the one of the data, and not two.
 func (l *ReceiveLog) append(batch []*inbound, applied Seq) error {
 	if err := l.Err(); err != nil {
 		return err
@@ -383,7 +386,7 @@ func (l *ReceiveLog) append(batch []*inbound, applied Seq) error {
 		l.w.Write(in.frame)
 	}
 	err := l.w.Flush() // has the first error of Write
-	if err == nil {
+	if l.lazy = !slices.ContainsFunc(batch, func(in *inbound) bool { return in.op.Kind.changes() }); err == nil && !l.lazy {
 		err = l.file.Datasync()
 	}
 	if err != nil {
@@ -441,6 +444,11 @@ func (l *ReceiveLog) roll() error {
 		reuse, l.spare = l.spare[n-1], l.spare[:n-1]
 	}
 	l.mu.Unlock()
+	if l.file != nil && l.lazy { // what comes next says that all before it is there
+		if err := l.file.Datasync(); err != nil {
+			return err
+		}
+	}
 	l.closeFile()
 
 	// The header is on disk before the name is: a file with the name of a

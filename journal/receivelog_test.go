@@ -327,11 +327,22 @@ func TestPowerCut(t *testing.T) {
 		var clients sync.WaitGroup
 		var committed, count atomic.Uint64
 		cut := uint64(1 + rnd.IntN(400))
-		for range 4 {
+		for w := range uint64(4) {
+			crnd := rand.New(rand.NewPCG(seed, 2+w))
 			clients.Go(func() {
 				for {
 					if count.Add(1) == cut {
 						p.cut()
+					}
+					if crnd.IntN(3) == 0 { // changes nothing: it may be lost
+						f, err := s.Start(&Op{Kind: KindFsync, ID: FileID{1}})
+						if err != nil {
+							return
+						}
+						if _, err := f.Result(); err != nil {
+							return
+						}
+						continue
 					}
 					op := Op{Kind: KindWrite, ID: FileID{1}, Data: make([]byte, 1000)}
 					if s.Commit(&op) != nil {
@@ -386,7 +397,7 @@ func TestFailedFlush(t *testing.T) {
 	ran := make(chan error, 1)
 	go func() { ran <- r.Run(context.Background()) }()
 	committed := 0
-	for s.Commit(&Op{Kind: KindMark}) == nil {
+	for s.Commit(&Op{Kind: KindWrite, ID: FileID{1}}) == nil {
 		committed++
 	}
 	err := <-ran
@@ -398,6 +409,46 @@ func TestFailedFlush(t *testing.T) {
 		t.Errorf("settled after a failed flush: %v, %d flushes", err, p.syncs)
 	}
 	l.Close()
+}
+
+// TestFsyncCostsNoFlush: what changes nothing waits for no flush of the log, and what
+// comes after it says that it is there: also in the next segment.
+func TestFsyncCostsNoFlush(t *testing.T) {
+	p := &power{broken: -1, rnd: rand.New(rand.NewPCG(1, 1))}
+	dir := t.TempDir()
+	l := openLog(t, dir, ReceiveLogOptions{Flush: noFlush.Flush, SegmentBytes: 4096, wrap: p.wrap})
+	if err := l.begin(4, 1); err != nil {
+		t.Fatal(err)
+	}
+	fsync := func(seq Seq) []*inbound {
+		op := Op{Seq: seq, Kind: KindFsync, ID: FileID{1}}
+		return []*inbound{{op: op, frame: appendOpHead(nil, 4, 0, &op, dataCRC(nil))}}
+	}
+	for _, step := range []struct {
+		batch []*inbound
+		syncs int // of segments too: one for the header
+	}{
+		{arrived(4, 1, 1, 100), 2}, {fsync(2), 2}, {fsync(3), 2}, {arrived(4, 4, 5, 100), 3}, {fsync(6), 3},
+		{arrived(4, 7, 7, 3200), 6}, // the old segment, the header, the record
+		{fsync(8), 6},
+	} {
+		if err := l.append(step.batch, 0); err != nil {
+			t.Fatal(err)
+		}
+		if p.syncs != step.syncs {
+			t.Errorf("operation %d: %d flushes, expected %d", step.batch[0].op.Seq, p.syncs, step.syncs)
+		}
+	}
+	p.rnd = nil
+	p.mu.Lock()
+	p.off = true // and nothing of what is pending gets to the disk
+	p.mu.Unlock()
+	l.Close()
+	l = openLog(t, dir, noFlush)
+	defer l.Close()
+	if c := l.Contents(); c.Last != 7 {
+		t.Errorf("after a power cut: %+v, expected all but the last fsync", c)
+	}
 }
 
 // TestTrim: segments go when the data is flushed, and a flush that fails ends
