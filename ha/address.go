@@ -52,8 +52,9 @@ func (m *machine) certain() bool {
 }
 
 // address sets what is missing, once at a time. The link is asked first whether
-// somebody has an address, unless the peer is silent: then it may be dead in a way
-// that leaves its kernel answering, and waiting for nobody prolongs the failover.
+// somebody has an address, unless nobody is to be expected: a peer that is silent may be
+// dead in a way that leaves its kernel answering, and one that has released its reign
+// has taken the address away before (swap, stop). Who else has it is heard afterwards.
 func (m *machine) address() {
 	if m.Order.stops() || m.Order == OrderStopwait {
 		return
@@ -62,7 +63,7 @@ func (m *machine) address() {
 		m.Cur.Kind == TaskNoAddress || m.leaving() || !m.certain() {
 		return
 	}
-	m.AddressID = m.run(Task{Kind: TaskAddress, Ask: !m.silent()})
+	m.AddressID = m.run(Task{Kind: TaskAddress, Ask: !m.silent() && m.Peer.Released == 0})
 }
 
 // withdraw takes the addresses away before their turn in the plan, when another

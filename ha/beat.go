@@ -56,13 +56,14 @@ const (
 	flagCandidate
 	flagUptodate
 	flagWantSecond
+	flagHeld
 	flagsEnd
 )
 
 // flags pairs each flag with its field.
 func (b *Beat) flags() []*bool {
 	return []*bool{&b.Primary, &b.Established, &b.Unprotected, &b.Open, &b.Degraded, &b.Swapping, &b.Fresh,
-		&b.Ready, &b.Candidate, &b.Uptodate, &b.WantSecond}
+		&b.Ready, &b.Candidate, &b.Uptodate, &b.WantSecond, &b.Held}
 }
 
 // message is a heartbeat.

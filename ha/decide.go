@@ -101,6 +101,11 @@ func (m *machine) decideWait() bool {
 		return m.wait(NoBlock) // the witness decides
 	case p.Role == RoleWait && !(p.Ready && p.HearsMe), p.Role == RoleSecond:
 		return m.wait(NoBlock) // it is about to take over, to wait, or to know
+	case p.Held && m.Want != WantSecond && !(m.candidate() && m.exceeds(p)):
+		// It starts nothing: whatever its data is, it does so only if this is the newest.
+		if m.sure() {
+			return m.claim(NoForce, RoleAlone)
+		}
 	case m.Want == WantSecond:
 		if p.Candidate && p.Role == RoleWait {
 			return m.wait(NoBlock) // it starts as primary
@@ -118,6 +123,9 @@ func (m *machine) decideWait() bool {
 	case m.silent() && m.recent(m.now) && m.failover():
 		m.say("heart", "Resource rfs.uptodate set to up by failover rule rfs_forceuptodate")
 		return m.claim(ForcePrim, RoleAlone)
+	}
+	if m.elsewhere() != "" {
+		return m.wait(BlockFailover)
 	}
 	return m.wait(BlockNotUptodate)
 }

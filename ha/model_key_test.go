@@ -2,6 +2,7 @@ package ha
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/bits"
 	"reflect"
 	"time"
@@ -81,6 +82,7 @@ type codeOp struct {
 	off, size uintptr
 	kind      reflect.Kind // Uint8: size bytes; String; Slice; Int64: a time
 	elem      code
+	typ       reflect.Type // of a map
 }
 
 var (
@@ -115,6 +117,8 @@ func codeOf(t reflect.Type, leaveOut ...string) code {
 			for i := range t.Len() {
 				add(t.Elem(), off+uintptr(i)*t.Elem().Size())
 			}
+		case reflect.Map:
+			c = append(c, codeOp{off: off, kind: reflect.Map, typ: t})
 		case reflect.String:
 			c = append(c, codeOp{off: off, kind: reflect.String})
 		case reflect.Slice:
@@ -149,6 +153,8 @@ func (c code) append(buf []byte, p unsafe.Pointer) []byte {
 		case reflect.String:
 			s := *(*string)(at)
 			buf = append(binary.LittleEndian.AppendUint32(buf, uint32(len(s))), s...)
+		case reflect.Map:
+			buf = fmt.Appendf(buf, "%v", reflect.NewAt(op.typ, at).Elem()) // in the order of the keys
 		case reflect.Int64:
 			buf = binary.LittleEndian.AppendUint64(buf, uint64((*time.Time)(at).UnixNano()))
 		case reflect.Slice:

@@ -26,6 +26,7 @@ type world struct {
 	late   bool    // what a node said before it said something else may arrive yet
 	fails  bool    // calls to a replica may fail
 	solo   bool    // a farm or light module: node 1 is not there
+	holds  bool    // a rule may say wait for ever
 	starts uint8   // modules that the administrator has started again because they had stopped
 	dues   int     // scheduled synchronisations
 	asks   int     // full copies that were demanded: each at a time of its own
@@ -324,6 +325,7 @@ func (w *world) moves(commands bool) []move {
 			add(true, func(w *world) { w.killDaemon(i) }, "%d: daemon killed", i)
 			if n.s.Held != "" && !n.s.Split {
 				add(false, func(w *world) { w.event(i, Ruled{ImplicitWakeup, "wakeup"}) }, "%d: no rule says wait any more", i)
+				ms[len(ms)-1].free = w.holds
 			}
 			if commands && n.s.Role != RoleStop {
 				for _, action := range []string{"wait", "restart", "stopstart", "stop", "swap"} {
@@ -408,9 +410,12 @@ func (w *world) promotable(i int) bool {
 func (w *world) canJoin(i int) bool {
 	n, o := &w.n[i], &w.n[1-i]
 	for _, t := range n.tasks {
-		if t.run.Task.Kind == TaskAlone && !t.done {
+		if (t.run.Task.Kind == TaskAlone || t.run.Task.Kind == TaskCut) && !t.done {
 			return false // no call takes as long as a join, a synchronisation and a loss
 		}
+	}
+	if n.daemon && o.daemon && !w.cut[1-i] && n.s.Links[0] == LinkDown {
+		return false // nor the first heartbeat of a host that is back
 	}
 	if n.s.Drops > 2 && w.hurried(i) {
 		return false

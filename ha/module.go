@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -208,7 +209,7 @@ func (m *module) post(ctx context.Context, f func()) error {
 // its heartbeats go on saying what was true.
 func (m *module) step(ctx context.Context, e Event) {
 	now, before := time.Now(), m.state
-	next, actions := Step(m.state, e, now)
+	next, actions := m.decide(e, now)
 	looped := next.Loops > m.state.Loops
 	begins := m.state.Role == RoleStop && next.Role != RoleStop
 	m.state = next
@@ -243,6 +244,25 @@ func (m *module) step(ctx context.Context, e Event) {
 		}
 	}
 	m.assignWaiting(ctx)
+}
+
+// decide asks the automaton. Scripts that the module does not have end in the same
+// breath: each would cost a write of the state, and a swap has a dozen of them.
+func (m *module) decide(e Event, now time.Time) (State, []Action) {
+	next, actions := Step(m.state, e, now)
+	for {
+		i := slices.IndexFunc(actions, func(a Action) bool {
+			r, ok := a.(Run)
+			return ok && r.Task.Kind == TaskScript && !m.hasScript(m.mc, r.Task.Script)
+		})
+		if i < 0 {
+			return next, actions
+		}
+		done := Done{ID: actions[i].(Run).ID}
+		var more []Action
+		next, more = Step(next, done, now)
+		actions = append(slices.Delete(actions, i, i+1), more...)
+	}
 }
 
 // store makes the state durable; false: ctx ended before it was.

@@ -23,11 +23,17 @@ func (m *module) runnerOf(mc *moduleConf, hostname string) *runner {
 	return r
 }
 
+// hasScript says that the module has a script, and its configuration that it is called.
+func (m *module) hasScript(mc *moduleConf, name string) bool {
+	r := runner{bin: m.paths.UserBin(m.name)}
+	return mc.scripts && r.exists(name)
+}
+
 // runScript runs a script with the arguments and the environment of §14.3.
 func (m *module) runScript(ctx context.Context, mc *moduleConf, a Run, kill <-chan struct{}) Done {
 	t := a.Task
 	r := m.runnerOf(mc, mc.hostname(t))
-	if !mc.scripts || !r.exists(t.Script) {
+	if !m.hasScript(mc, t.Script) {
 		return Done{ID: a.ID}
 	}
 	if t.Script == "prestart" {

@@ -7,7 +7,7 @@ import (
 
 // What the loop of a module (module.run) shows of it.
 
-var whyTexts = map[Block]string{BlockNotUptodate: "notuptodate_server", BlockDegraded: "degraded_server", BlockSyncat: "rfs_syncat_wait"}
+var whyTexts = map[Block]string{BlockNotUptodate: "notuptodate_server", BlockDegraded: "degraded_server", BlockSyncat: "rfs_syncat_wait", BlockFailover: "failover-off"}
 
 // publish copies the state for readers.
 func (m *module) publish() {

@@ -29,13 +29,14 @@ type pair struct {
 	ended [2]chan struct{}
 	dirs  [2]string
 	hosts [2]addressHost // nil: the real one
+	boots chan int       // nodes that are to be rebooted, once each
 }
 
 // waitLimit is how long a test waits for something that must come.
 const waitLimit = 20 * time.Second
 
 func newPair(t *testing.T, data bool, tweak ...func(*moduleConf)) *pair {
-	p := &pair{t: t, data: &fakeData{}}
+	p := &pair{t: t, data: &fakeData{}, boots: make(chan int, 100)}
 	ports := freePorts(t)
 	for i := range 2 {
 		p.dirs[i] = t.TempDir()
@@ -97,7 +98,7 @@ func (p *pair) script(i int, name, body string) {
 func (p *pair) open(i int) {
 	p.t.Helper()
 	paths := p.paths(i)
-	s := &Supervisor{o: Options{Launcher: fakeLauncher{p.data, i}, Errors: func(text string) { p.t.Logf("node%d: %s", i+1, text) }},
+	s := &Supervisor{o: Options{Launcher: fakeLauncher{p.data, i}, Reboot: func() error { p.boots <- i; return nil }, Errors: func(text string) { p.t.Logf("node%d: %s", i+1, text) }},
 		paths: paths, modules: map[string]*supervised{}, broken: map[string]string{}, host: p.hosts[i]}
 	if err := s.add(p.confs[i]); err != nil {
 		p.t.Fatal(err)

@@ -158,8 +158,9 @@ const (
 	NoBlock Block = iota
 	BlockNotUptodate
 	BlockDegraded
-	BlockSyncat // until the next scheduled synchronisation
-	BlockRule   // until no failover rule says wait, see State.Held
+	BlockSyncat   // until the next scheduled synchronisation
+	BlockRule     // until no failover rule says wait, see State.Held
+	BlockFailover // failover="off": until the other node is started, or command prim
 )
 
 // Link is the verdict about one heartbeat.
@@ -273,6 +274,7 @@ type Beat struct {
 	Uptodate    bool
 	DataEpoch   uint64
 	Rank        int
+	Held        bool   // WAIT: a rule keeps it there, so it starts nothing
 	WantSecond  bool   // was started to be second
 	Full        uint64 // primary: demands a full copy; names the demand
 	FullDone    uint64 // second: in sync by the full copy of this name
@@ -291,7 +293,8 @@ func (s *State) beat() Beat {
 		Swapping: s.Swapping, SwapAsk: s.SwapAsk, Fresh: s.Role == RoleSecond && s.Fresh,
 		HearsMe: s.Peer.Known,
 		Ready:   s.Role == RoleWait && s.dataKnown() && s.idle(), Candidate: s.candidate(),
-		Uptodate: s.Data.Uptodate, DataEpoch: s.dataEpoch(), Rank: s.Data.Rank,
+		Uptodate: s.Data.Uptodate, DataEpoch: s.dataEpoch(), Rank: s.rank(),
+		Held:       s.Role == RoleWait && s.Held != "",
 		WantSecond: s.Want == WantSecond, Full: s.demanded(),
 	}
 	if b.Fresh {
@@ -318,7 +321,29 @@ func (s *State) dataEpoch() uint64 {
 
 // sure says that no other data can be newer.
 func (s *State) sure() bool {
-	return !s.Conf.HasData || s.Data.Uptodate && s.Data.Consistent && !s.Stale && !s.Handed
+	return s.elsewhere() == "" && (!s.Conf.HasData || s.Data.Uptodate && s.Data.Consistent && !s.Stale && !s.Handed)
+}
+
+// elsewhere says why the module is not to start here as long as the other node may: with
+// failover="off" it stays with the node that was primary last (§5.7).
+func (s *State) elsewhere() string {
+	if s.failover() || s.WasPrim {
+		return ""
+	}
+	return "failover-off"
+}
+
+// rank is that of the data, and of two that are the same with failover="off" that of the
+// node which was primary last.
+func (s *State) rank() int {
+	if s.failover() {
+		return s.Data.Rank
+	}
+	r := 2 * s.Data.Rank
+	if s.WasPrim {
+		r++
+	}
+	return r
 }
 
 // candidate says that the data here may be the newest of two that are compared.
@@ -339,8 +364,8 @@ func (s *State) exceeds(p Beat) bool {
 		return s.Data.Uptodate
 	case s.dataEpoch() != p.DataEpoch:
 		return s.dataEpoch() > p.DataEpoch
-	case s.Data.Rank != p.Rank:
-		return s.Data.Rank > p.Rank
+	case s.rank() != p.Rank:
+		return s.rank() > p.Rank
 	}
 	return !s.Conf.Second
 }

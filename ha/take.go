@@ -391,7 +391,7 @@ func (m *machine) adopted(e Adopted) {
 		m.State = State{
 			Conf: m.Conf, Role: RoleStop, Since: m.now, Epoch: m.Epoch, Seen: max(m.Seen, m.Epoch),
 			Outdated: m.Outdated, Stale: m.Stale, Handed: m.Handed, Drops: m.Drops, Sync: m.Sync, Pairing: m.Pairing,
-			SyncedAt: m.SyncedAt, WasPrim: m.Role == RoleAlone || m.Role == RolePrim || m.Role == RoleStop && m.WasPrim,
+			SyncedAt: m.SyncedAt, WasPrim: m.Role == RoleAlone || m.Role == RolePrim || (m.Role == RoleStop || m.Role == RoleWait) && m.WasPrim,
 			Loops: m.Loops, LoopFrom: m.LoopFrom, TaskID: m.TaskID, Links: m.Links, Settings: Settings{Failover: m.Settings.Failover},
 		}
 		return

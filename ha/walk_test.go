@@ -64,6 +64,10 @@ func (w *world) settled() {
 	if is(a, RoleSecond, Green) && a.Home || is(b, RoleSecond, Green) && b.Home {
 		w.fail("the default primary stays second")
 	}
+	if w.holds && (a.Held != "" || b.Held != "") {
+		w.settledHeld()
+		return
+	}
 	switch {
 	case is(a, RolePrim, Green) && is(b, RoleSecond, Green), is(b, RolePrim, Green) && is(a, RoleSecond, Green):
 		if a.Conf.HasData && !w.cuts && !w.forced && (w.acked&^w.n[0].disk.data != 0 || w.acked&^w.n[1].disk.data != 0) {
@@ -79,6 +83,21 @@ func (w *world) settled() {
 		}
 	default:
 		w.fail("it settles in %v %v (%v) and %v %v (%v)", a.Role, a.Colour, a.Cur.Kind, b.Role, b.Colour, b.Cur.Kind)
+	}
+}
+
+// settledHeld: who is held waits, and keeps nobody else from serving who has the newest
+// data for sure.
+func (w *world) settledHeld() {
+	for i := range w.n {
+		s, o := &w.n[i].s, &w.n[1-i].s
+		switch {
+		case s.Held != "" && !(s.Role == RoleWait && s.Colour == Red):
+			w.fail("node %d is held and settles in %v %v", i, s.Role, s.Colour)
+		case s.Held != "" || s.Role == RoleAlone && s.Colour == Green:
+		case o.Held != "" && !(s.Role == RoleWait && s.Colour == Red && !s.sure() && !s.exceeds(o.beat())):
+			w.fail("node %d settles in %v %v, sure: %v, beside one that is held", i, s.Role, s.Colour, s.sure())
+		}
 	}
 }
 
@@ -169,7 +188,7 @@ func TestWalks(t *testing.T) {
 		{true, false, "syncat"}, {true, true, "syncat"}, {true, false, "syncdelta"}, {true, true, "syncdelta"},
 		{true, false, "address"}, {false, false, "address check"}, {true, true, "address"},
 		{true, false, "witness"}, {false, false, "witness"},
-		{false, false, "light"}, {false, false, "farm"}, {true, false, "failover off"}, {false, true, "failover off"},
+		{false, false, "light"}, {false, false, "farm"}, {true, false, "failover off"}, {false, false, "failover off"}, {false, true, "failover off"},
 		{true, false, "address pause"}, {false, false, "address pause"}, {true, true, "address pause"},
 	} {
 		t.Run(fmt.Sprintf("data=%v,cuts=%v,%s", c.data, c.cuts, c.variant), func(t *testing.T) {
