@@ -1,7 +1,8 @@
 package ha
 
 import (
-	"maps"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -38,33 +39,49 @@ func (s *State) detectingSince(class string) (since time.Time, on bool) {
 	if s.Settings.ErrdOff || s.Role == RoleStop {
 		return time.Time{}, false
 	}
-	if since, set := s.Classes[class]; set {
-		return since, !since.IsZero()
+	if i := s.class(class); i >= 0 {
+		return s.Classes[i].Since, !s.Classes[i].Since.IsZero()
 	}
 	return time.Time{}, s.Live&classParts[class] != 0
 }
 
+// Class is what command errd has said of a class of processes.
+type Class struct {
+	Name  string
+	Since time.Time // enabled since; zero: disabled
+}
+
+// class is the index of a class in Classes, -1 if no command has spoken of it.
+func (s *State) class(name string) int {
+	return slices.IndexFunc(s.Classes, func(c Class) bool { return c.Name == name })
+}
+
 // setClass enables or disables a class by command. What it says of a class among
 // classParts counts until the next script of that part.
-func (m *machine) setClass(class string, on bool) {
-	m.Classes = maps.Clone(m.Classes) // the map of State before Step is not ours
-	if m.Classes == nil {
-		m.Classes = map[string]time.Time{}
-	}
-	m.Classes[class] = time.Time{}
+func (m *machine) setClass(name string, on bool) {
+	c := Class{Name: name}
 	if on {
-		m.Classes[class] = m.now.UTC()
-	} else if classParts[class] == 0 {
-		delete(m.Classes, class)
+		c.Since = m.now.UTC()
+	}
+	m.unsetClass(name)
+	if on || classParts[name] != 0 {
+		m.Classes = append(slices.Clone(m.Classes), c)
+		slices.SortFunc(m.Classes, func(a, b Class) int { return strings.Compare(a.Name, b.Name) })
 	}
 }
 
-// unsetClass forgets what commands have said of the class of a part.
-func (m *machine) unsetClass(p Parts) {
-	for class, part := range classParts {
-		if _, set := m.Classes[class]; set && part == p {
-			m.Classes = maps.Clone(m.Classes)
-			delete(m.Classes, class)
+// unsetClass forgets what commands have said of a class.
+func (m *machine) unsetClass(name string) {
+	if i := m.class(name); i >= 0 {
+		m.Classes = slices.Delete(slices.Clone(m.Classes), i, i+1)
+	}
+}
+
+// unsetPart forgets what commands have said of the class of a part.
+func (m *machine) unsetPart(p Parts) {
+	for name, part := range classParts {
+		if part == p {
+			m.unsetClass(name)
 		}
 	}
 }
@@ -74,10 +91,10 @@ func (m *machine) scriptBegins(t Task) {
 	switch {
 	case t.Script == "poststop":
 		m.Live &^= PartPre
-		m.unsetClass(PartPre)
+		m.unsetPart(PartPre)
 	case !t.starts() && t.Part != 0:
 		m.Live &^= t.Part
-		m.unsetClass(t.Part)
+		m.unsetPart(t.Part)
 	}
 }
 

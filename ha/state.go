@@ -66,10 +66,8 @@ type State struct {
 	Split    bool     // …and it was not: splitbrain.uptodate is down
 	Live     Parts    // started, and not being stopped: what checkers may look at, see classes.go
 	Settings Settings // what commands have changed of the configuration
-	// Classes of processes that command errd has enabled, and when; zero: disabled.
-	// See detecting. Step replaces the map, and never changes it.
-	Classes  map[string]time.Time `json:",omitempty"`
-	Rebooted bool                 // an automatic reboot was asked for; the module starts again after it
+	Classes  []Class  `json:",omitzero"` // what command errd has said of classes, by name; see detecting. Step replaces it, and never changes it
+	Rebooted bool     // an automatic reboot was asked for; the module starts again after it
 
 	Plan   []Task // what is left of the transition under way
 	Cur    Task   // the task under way; Kind 0: none
