@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand"
 	"net"
 	"net/netip"
 	"os"
@@ -20,7 +21,7 @@ import (
 	"github.com/skfs/skfs/netvip"
 )
 
-// service is a TCP service of node i that can be switched off and on.
+// service is a TCP service that can be switched off and on.
 type service struct {
 	t    *testing.T
 	addr string
@@ -28,11 +29,17 @@ type service struct {
 }
 
 func newService(t *testing.T) *service {
-	s := &service{t: t, addr: "127.0.0.1:0"}
-	s.on()
-	s.addr = s.l.Addr().String()
-	t.Cleanup(func() { s.l.Close() })
-	return s
+	for range 100 {
+		// Below the ports that the kernel gives by itself: nobody takes it while it is off.
+		s := &service{t: t, addr: fmt.Sprintf("127.0.0.1:%d", 20000+rand.Intn(12000))}
+		var err error
+		if s.l, err = net.Listen("tcp", s.addr); err == nil {
+			t.Cleanup(func() { s.l.Close() })
+			return s
+		}
+	}
+	t.Fatal("no port is free")
+	return nil
 }
 
 func (s *service) on() {
