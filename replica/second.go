@@ -17,8 +17,13 @@ import (
 	"github.com/skfs/skfs/reintegrate"
 )
 
-// retryInterval is how long a second waits before it asks the primary again.
-const retryInterval = 300 * time.Millisecond
+// retryInterval is how long a second waits before it asks the primary again;
+// maxRetryInterval, when one synchronisation after the other does not come to its end
+// (its disk is full).
+const (
+	retryInterval    = 300 * time.Millisecond
+	maxRetryInterval = 10 * time.Second
+)
 
 // follower keeps this second joined to a primary.
 type follower struct {
@@ -32,6 +37,7 @@ type follower struct {
 	begun    atomic.Int64                     // when the last checkpoint began, Unix nanoseconds
 	rotated  atomic.Uint64                    // notes from before it
 	progress atomic.Pointer[Progress]         // of the session's synchronisation, as the primary says
+	synced   atomic.Bool                      // the session has been in sync
 	atJoin   uint64                           // notes from before the session
 	again    context.CancelFunc               // under noted: ends the session; nil outside of one
 	noted    sync.Mutex
@@ -119,8 +125,9 @@ func (f *follower) applied() journal.Seq {
 
 func (f *follower) run(ctx context.Context) {
 	defer close(f.done)
-	said := ""
+	said, wait := "", retryInterval
 	for ctx.Err() == nil {
+		f.synced.Store(false)
 		joined, err := f.session(ctx)
 		if f.fatal != nil {
 			f.r.events.send(Event{Kind: EventFailed, Epoch: f.r.epoch(), Text: f.fatal.Error()})
@@ -140,10 +147,14 @@ func (f *follower) run(ctx context.Context) {
 			}
 			f.r.log("I", "nfsadmin", "%v", err)
 		}
+		if !joined || f.synced.Load() {
+			wait = retryInterval
+		}
 		select {
-		case <-time.After(retryInterval):
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
+		wait = min(2*wait, maxRetryInterval)
 	}
 }
 
@@ -302,6 +313,7 @@ func (f *follower) beginCopy(n uint64) error {
 func (f *follower) beginMend(n uint64) error {
 	r := f.r
 	f.progress.Store(nil)
+	f.synced.Store(false)
 	f.plan = plan{Copy: journal.CopyDelta}
 	f.atJoin = r.notes.Rotate()
 	if err := f.beginCopy(n); err != nil {
@@ -388,6 +400,7 @@ func (f *follower) inSync(op *journal.Op) error {
 		return err
 	}
 	f.opts = FollowOptions{}
+	f.synced.Store(true)
 	if copied {
 		r.log("E", "reintegre", "Copied %s", statistics(s.Stats))
 		r.log("I", "reintegre", "%s", looked(s.Stats))
