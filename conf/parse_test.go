@@ -110,7 +110,7 @@ func showModule(m *Module) string {
 			fmt.Fprintf(&b, "group %+v\n", g)
 		}
 	}
-	if f := m.Rules; f.String() != (&scanner{}).failover(nil, m).String() {
+	if f := m.Rules; f.String() != (&scanner{}).failover(nil, Pos{}, &Module{Mode: m.Mode}).String() {
 		fmt.Fprintf(&b, "failover period=%v handle_time=%v, %d rules\n", f.Period, f.HandleTime, len(f.Rules))
 		for _, r := range f.Rules {
 			if !r.Product {

@@ -333,13 +333,13 @@ func (s *scanner) service(n *node, m *Module, c *Cluster) {
 	if k := n.one("check"); k != nil {
 		s.checkers(k, m)
 	}
-	m.Rules = s.failover(n.one("failover"), m)
 	if v := n.one("vhost"); v != nil {
 		m.VHost = s.vhost(v, m)
 	}
 	if e := n.one("errd"); e != nil {
 		m.Errd = s.errd(e, m)
 	}
+	m.Rules = s.failover(n.one("failover"), n.pos, m)
 	if m.RFS == nil && m.Heart != nil && m.Heart.flow() != nil {
 		m.Warnings.addf(n.one("heart").pos, "a heartbeat has ident=%q but there is no <rfs>: the module will stay in WAIT", FlowIdent)
 	}
