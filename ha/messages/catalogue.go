@@ -41,6 +41,8 @@ var catalogue = []message{
 
 	// Resources and checkers.
 	{"Resource {} set to {} by {}", "Ressource {} positionnée à {} par {}"},
+	{"{} resources are not told to the other node: there are too many", "{} ressources ne sont pas transmises à l'autre nœud : il y en a trop"},
+	{"All heartbeats are lost, and the witness too: {}", "Tous les heartbeats sont perdus, et le témoin aussi : {}"},
 	{"event {} on proc {}", "évènement {} sur le processus {}"},
 
 	// Scripts and other work.
@@ -87,6 +89,8 @@ var catalogue = []message{
 		"Les données des répertoires répliqués peuvent ne pas être à jour (attente du démarrage du serveur distant)"},
 	{"If you are sure that this server has valid data, run safekit {} to force start as primary",
 		"Si vous êtes sûr que ce serveur a des données valides, exécutez safekit {} pour forcer le démarrage en primaire"},
+	{"Automatic synchronization cannot be applied due to an abnormal delta between the dates of the last synchronization",
+		"La synchronisation automatique ne peut pas être appliquée à cause d'un écart anormal entre les dates de la dernière synchronisation"},
 	{"Updating directory tree from {}", "Mise à jour de l'arborescence depuis {}"},
 	{"Copied {}", "Copié : {}"},
 	{"Reintegration ended (synchronize)", "Réintégration terminée (synchronize)"},
