@@ -36,7 +36,9 @@ const (
 
 func skfsContender(t *testing.T) *contender {
 	t.Helper()
-	p := started(t, pair.Config{Service: oneAddress, TimeoutMs: skfsWait})
+	// keepalived watches the interface of its address, so skfs is told to.
+	watched := strings.Replace(oneAddress, `<interface check="off"`, `<interface check="on"`, 1)
+	p := started(t, pair.Config{Service: watched, TimeoutMs: skfsWait})
 	return &contender{name: "skfs", lab: p.Lab, hosts: [2]*lab.Host{p.Nodes[0].Host, p.Nodes[1].Host}, client: p.Client,
 		agent: skfsProcess("daemon"), stop: func() error {
 			ctx, stop := context.WithTimeout(t.Context(), patience)
