@@ -161,7 +161,8 @@ func (n *Node) Leftovers() ([]string, error) {
 func (n *Node) Replicas() ([]lab.Process, error) {
 	all, err := n.Processes()
 	return slices.DeleteFunc(all, func(p lab.Process) bool {
-		return len(p.Args) < 2 || filepath.Base(p.Args[0]) != filepath.Base(n.skfs) || p.Args[1] != "replica"
+		// One that an earlier binary started has that one's name: see Upgrade.
+		return len(p.Args) < 2 || !strings.HasPrefix(filepath.Base(p.Args[0]), "skfs") || p.Args[1] != "replica"
 	}), err
 }
 
