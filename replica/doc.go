@@ -36,7 +36,9 @@
 // This is what makes a swap cheap. Otherwise what is copied is decided from the
 // records of both (decide.go), and is what both have noted of each other (notes.go)
 // wherever that is known to be enough. While both are in sync, checkpoints keep the
-// notes few (checkpoint.go).
+// notes few (checkpoint.go). A call that ends differently on the two hosts puts the
+// second in sync back to step 2 over the same stream (mend.go): between the failure and
+// that, some three seconds at most, it may be promoted without that call.
 //
 // # What a crash leaves
 //
