@@ -225,3 +225,60 @@ func TestNames(t *testing.T) {
 		t.Error("SECONDARY is taken as a role")
 	}
 }
+
+// Of the two files the newer counts, and what was not flushed only in its own boot.
+func TestNewestSaved(t *testing.T) {
+	write := func(path string, serial uint64, boot string) {
+		t.Helper()
+		if err := os.WriteFile(path, encodeSaved(saved{Serial: serial, Boot: boot, State: State{Role: RoleStop}}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		state, run uint64
+		boot       string // of both
+		want       uint64
+	}{{1, 2, "now", 2}, {3, 2, "now", 3}, {1, 2, "before", 1}} {
+		path := filepath.Join(t.TempDir(), "ha.state")
+		write(path, c.state, c.boot)
+		if s, err := readNewest(path, "now"); err != nil || s.Serial != c.state {
+			t.Errorf("%+v, the one alone: %d %v", c, s.Serial, err)
+		}
+		write(runSaved(path), c.run, c.boot)
+		if s, err := readNewest(path, "now"); err != nil || s.Serial != c.want {
+			t.Errorf("%+v: %d %v", c, s.Serial, err)
+		}
+		if err := os.WriteFile(runSaved(path), nil, 0o600); err != nil { // never flushed
+			t.Fatal(err)
+		}
+		if s, err := readNewest(path, "now"); (err == nil) != (c.boot == "before") || err == nil && s.Serial != c.state {
+			t.Errorf("%+v, an empty one: %d %v", c, s.Serial, err)
+		}
+	}
+}
+
+// A module that starts, restarts and stops flushes its state a few times only: what a
+// start of the host would forget needs no flush.
+func TestLasting(t *testing.T) {
+	s := State{Role: RoleStop, Conf: Conf{MaxLoop: 3}, Links: []Link{LinkUp}}
+	running := s
+	running.Role, running.Colour, running.Up, running.Live = RoleAlone, Green, PartPrim, PartPrim
+	running.Plan, running.TaskID = []Task{{Kind: TaskStatus}}, 7
+	stopping := running
+	stopping.Plan, stopping.Live, stopping.TaskID = nil, 0, 9
+	if running.lasting() != stopping.lasting() {
+		t.Error("scripts that begin and end are flushed")
+	}
+	for what, change := range map[string]func(*State){
+		"that it runs": func(s *State) { s.Role = RoleStop }, "its epoch": func(s *State) { s.Epoch++ },
+		"what it conceded": func(s *State) { s.Outdated.N++ }, "that it was primary": func(s *State) { s.Role = RoleSecond },
+		"a loop": func(s *State) { s.Loops++ }, "failover": func(s *State) { s.Settings.Failover = "off" },
+		"that it starts after a reboot": func(s *State) { s.Rebooted = true },
+	} {
+		other := running
+		change(&other)
+		if other.lasting() == running.lasting() {
+			t.Errorf("%s is not flushed", what)
+		}
+	}
+}

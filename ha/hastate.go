@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/skfs/skfs/ha/process"
 )
@@ -21,9 +22,13 @@ import (
 //	rest    JSON: Incarnation, Boot, State
 //
 // Versions 1 to 3, which lack some fields of State whose zero value is right, are read.
-// It is replaced atomically and durably before anything that follows from it is
-// done or said.
+// It is replaced atomically before anything that follows from it is done or said, and
+// durably where a start of the host would make something else of it (State.lasting).
+// Else it is ha.state.run that is replaced, in the same format: a daemon that is killed
+// needs no flush of the disk to find it. Of the two the greater Serial counts, and
+// ha.state.run only in the boot in which it was written.
 type saved struct {
+	Serial      uint64 // grows with every write
 	Incarnation uint64 // of this node's heartbeats for the module
 	Boot        string // bootID when it was written
 	State       State
@@ -83,6 +88,41 @@ func (s *State) check() error {
 	return nil
 }
 
+// lasting is what is left of a state when its host was started again, in a form that can
+// be compared. TaskID does not belong to it: adopt forgets what scripts have left.
+func (s State) lasting() string {
+	next, _ := Step(s, Adopted{Reboot: true}, time.Time{})
+	next.Since, next.TaskID = time.Time{}, 0
+	left, err := json.Marshal(next)
+	if err != nil {
+		panic(err) // plain values only
+	}
+	return fmt.Sprintf("%v %v %s", s.Role == RoleStop, s.Rebooted, left)
+}
+
+// runSaved is the path of ha.state.run.
+func runSaved(path string) string { return path + ".run" }
+
+// readNewest reads what counts of both files.
+func readNewest(path, boot string) (saved, error) {
+	s, err := readSaved(path)
+	if err != nil {
+		return s, err
+	}
+	run, err := readSaved(runSaved(path))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return s, nil
+	case err != nil && s.Boot != boot:
+		return s, nil // of another boot, and never flushed
+	case err != nil:
+		return s, err
+	case run.Boot == boot && s.Boot == boot && run.Serial > s.Serial:
+		return run, nil
+	}
+	return s, nil
+}
+
 // readSaved returns fs.ErrNotExist if there is none.
 func readSaved(path string) (saved, error) {
 	data, err := os.ReadFile(path)
@@ -96,14 +136,14 @@ func readSaved(path string) (saved, error) {
 	return s, nil
 }
 
-// replaceFile puts data at path in one step that survives a power cut.
-func replaceFile(path string, data []byte) (err error) {
+// replaceFile puts data at path in one step, which survives a power cut if it is durable.
+func replaceFile(path string, data []byte, durable bool) (err error) {
 	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil {
+	if err == nil && durable {
 		err = f.Sync()
 	}
 	if e := f.Close(); err == nil {
@@ -114,6 +154,9 @@ func replaceFile(path string, data []byte) (err error) {
 	}
 	if err != nil {
 		return errors.Join(err, ignoreMissing(os.Remove(path+".new")))
+	}
+	if !durable {
+		return nil
 	}
 	d, err := os.Open(filepath.Dir(path))
 	if err != nil {

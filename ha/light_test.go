@@ -27,7 +27,14 @@ func (p *pair) reboot(i int) {
 	p.t.Helper()
 	p.close(i)
 	path := p.paths(i).HAState("mirror")
-	was, err := readSaved(path)
+	boot, err := bootID()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	if _, err := readNewest(path, boot); err != nil {
+		p.t.Fatal(err)
+	}
+	was, err := readSaved(path) // what was flushed is all that is left
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -414,7 +414,7 @@ func (w *world) canJoin(i int) bool {
 			return false // no call takes as long as a join, a synchronisation and a loss
 		}
 	}
-	if n.daemon && o.daemon && !w.cut[1-i] && n.s.Links[0] == LinkDown {
+	if n.daemon && o.daemon && !w.cut[1-i] && n.s.silent() {
 		return false // nor the first heartbeat of a host that is back
 	}
 	if n.s.Drops > 2 && w.hurried(i) {

@@ -27,7 +27,9 @@ type module struct {
 
 	mc     *moduleConf
 	state  State
-	stored []byte // ha.state as it is on disk
+	stored []byte // ha.state, or ha.state.run, as it was written last
+	serial uint64 // …and its number
+	lasts  string // what of it is durable; "": nothing that this daemon knows of
 	inc    uint64
 	boot   string
 	start  bool // to be started because the host was
@@ -95,7 +97,7 @@ func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addre
 	if err != nil {
 		return nil, err
 	}
-	was, err := readSaved(paths.HAState(m.name))
+	was, err := readNewest(paths.HAState(m.name), boot)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		was = saved{Incarnation: newIncarnation(), Boot: boot, State: State{Role: RoleStop, Since: time.Now()}}
@@ -108,7 +110,7 @@ func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addre
 	if m.res, err = openResources(paths.ResourceDB(m.name), m.errors); err != nil {
 		return nil, errors.Join(err, m.log.close())
 	}
-	m.state, m.inc, m.boot = was.State, was.Incarnation, boot
+	m.state, m.inc, m.boot, m.serial = was.State, was.Incarnation, boot, was.Serial
 	m.state.Conf = mc.conf
 	m.state.Links = make([]Link, len(mc.conf.Heartbeats))
 	if was.Boot != boot {
@@ -267,14 +269,20 @@ func (m *module) decide(e Event, now time.Time) (State, []Action) {
 
 // store makes the state durable; false: ctx ended before it was.
 func (m *module) store(ctx context.Context) bool {
-	data := encodeSaved(saved{m.inc, m.boot, m.state})
-	if string(data) == string(m.stored) {
+	if string(encodeSaved(saved{m.serial, m.inc, m.boot, m.state})) == string(m.stored) {
 		return true
 	}
+	m.serial++
+	data := encodeSaved(saved{m.serial, m.inc, m.boot, m.state})
+	path, lasts := m.paths.HAState(m.name), m.state.lasting()
+	durable := lasts != m.lasts
+	if !durable {
+		path = runSaved(path)
+	}
 	for told := false; ; told = true {
-		err := replaceFile(m.paths.HAState(m.name), data)
+		err := replaceFile(path, data, durable)
 		if err == nil {
-			m.stored = data
+			m.stored, m.lasts = data, lasts
 			return true
 		}
 		if !told {
@@ -299,6 +307,13 @@ func (m *module) adopt(ctx, taskCtx context.Context) {
 	}
 	e := Adopted{Reboot: boot != m.boot}
 	m.boot = boot
+	if e.Reboot {
+		// What scripts of an earlier boot have left is not of the tasks that get their
+		// numbers again.
+		if err := os.RemoveAll(m.runDir()); err != nil {
+			m.errors(err.Error())
+		}
+	}
 	if m.state.Conf.HasData && m.state.Role != RoleStop && !e.Reboot {
 		r, err := m.launch.Attach(ctx, m.name)
 		if err == nil {

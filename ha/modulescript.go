@@ -11,7 +11,7 @@ import (
 // runnerOf makes the runner of a script that sees the given hostname.
 func (m *module) runnerOf(mc *moduleConf, hostname string) *runner {
 	vars := m.paths.UserVar(m.name)
-	r := &runner{dir: filepath.Join(vars, "run"), bin: m.paths.UserBin(m.name), cwd: vars, hostname: hostname}
+	r := &runner{dir: m.runDir(), bin: m.paths.UserBin(m.name), cwd: vars, hostname: hostname}
 	if mc.logging {
 		r.userlog = m.paths.UserLog(m.name)
 	}
@@ -22,6 +22,9 @@ func (m *module) runnerOf(mc *moduleConf, hostname string) *runner {
 	r.env = append(r.env, mc.env...)
 	return r
 }
+
+// runDir is where scripts leave how they ended.
+func (m *module) runDir() string { return filepath.Join(m.paths.UserVar(m.name), "run") }
 
 // hasScript says that the module has a script, and its configuration that it is called.
 func (m *module) hasScript(mc *moduleConf, name string) bool {
