@@ -306,6 +306,21 @@ func TestModules(t *testing.T) {
 	}
 }
 
+func TestErrd(t *testing.T) {
+	f := serve(t)
+	if _, err := f.Errd(t.Context(), "ap"); !errors.Is(err, ha.ErrNoModule) {
+		t.Errorf("an unknown module: %v", err)
+	}
+	f.sup.set("app", ha.RoleAlone, ha.Green)
+	d, err := f.Errd(t.Context(), "app")
+	if err != nil || !d.Suspended || len(d.Procs) != 1 {
+		t.Fatalf("%+v, %v", d, err)
+	}
+	if p := d.Procs[0]; p.Name != "appli" || p.Count != 2 || p.AtMax != -1 || p.Match.ArgRegex.String() != "x+" || p.Match.NameRegex != nil {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestWatch(t *testing.T) {
 	f := serve(t)
 	f.sup.set("app", ha.RoleWait, ha.Magenta)
