@@ -3,6 +3,7 @@ package ha
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,20 +86,44 @@ func TestHistoryOptions(t *testing.T) {
 	}
 }
 
-// TestHistoryPurged by age; by number it would take too long.
+// TestHistoryPurged: by age, and by number; figures do not push out what happens
+// seldom.
 func TestHistoryPurged(t *testing.T) {
 	r := openTestResources(t, filepath.Join(t.TempDir(), "resource.db"))
-	old := time.Now().Add(-2 * historyAge)
-	r.put(Resource{"custom.a", "up", old, "x"}, historyChanges)
-	for i := range historyPurge + 1 {
-		r.put(Resource{"custom.a", []string{"up", "down"}[i%2], time.Now(), "x"}, historyChanges)
+	r.limits = limits{Figures: 20, Others: 10, Age: time.Hour}
+	now := time.Now()
+	r.put(Resource{"custom.a", "up", now.Add(-2 * time.Hour), "x"}, historyChanges)
+	r.put(Resource{"custom.b", "up", now, "x"}, historyChanges)
+	for i := range 60 {
+		r.put(Resource{"rfs.netout_bandwidth", fmt.Sprint(i), now, ""}, historyChanges)
 	}
-	if err := r.store.flush(context.Background()); err != nil {
-		t.Fatal(err)
+	count := func() (figures, others int, first string) {
+		t.Helper()
+		r.purge(now)
+		if err := r.store.flush(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		all, err := r.changes(context.Background(), 0, "", time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range all {
+			if gauge(c.Name) {
+				figures++
+			} else if others++; others == 1 {
+				first = c.Name + "=" + c.Value
+			}
+		}
+		return figures, others, first
 	}
-	var n int
-	if err := r.store.db.QueryRow("SELECT count(*) FROM history WHERE date <= ?", old.UnixMicro()).Scan(&n); err != nil || n > 0 {
-		t.Errorf("%d entries are older than %v, %v", n, historyAge, err)
+	if f, o, first := count(); f != 20 || o != 1 || first != "custom.b=up" {
+		t.Errorf("%d figures and %d others are left, the first is %s", f, o, first)
+	}
+	for i := range 30 {
+		r.put(Resource{"custom.c", fmt.Sprint(i), now, "x"}, historyChanges)
+	}
+	if f, o, first := count(); f != 20 || o != 10 || first != "custom.c=20" {
+		t.Errorf("%d figures and %d others are left, the first is %s", f, o, first)
 	}
 	if err := r.store.close(); err != nil {
 		t.Fatal(err)

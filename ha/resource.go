@@ -3,6 +3,7 @@ package ha
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -20,6 +21,7 @@ type resources struct {
 	remote []Resource      // the other node's, as it said last; nil: unknown
 	fresh  bool            // values changed since publish
 	since  int             // changes since the history was purged last
+	limits limits
 }
 
 const resourceSchema = `
@@ -29,20 +31,24 @@ CREATE TABLE IF NOT EXISTS history (id INTEGER PRIMARY KEY AUTOINCREMENT, name T
 // resourceColumns came after the first version of the tables.
 var resourceColumns = []column{{"resource", "setter", "TEXT NOT NULL DEFAULT ''"}, {"history", "setter", "TEXT NOT NULL DEFAULT ''"}}
 
-// The history keeps its last historyKeep changes, none older than historyAge, and
-// looks every historyPurge changes.
-const (
-	historyKeep  = 100_000
-	historyAge   = 90 * 24 * time.Hour
-	historyPurge = 500
-)
+// limits bound the history: the last changes of figures that change all the time, the
+// last of everything else, and none that is older than Age.
+type limits struct {
+	Figures, Others int
+	Age             time.Duration
+}
+
+var historyLimits = limits{Figures: 30_000, Others: 100_000, Age: 90 * 24 * time.Hour}
+
+// historyPurge is after how many changes the history is purged.
+const historyPurge = 500
 
 func openResources(path string, errs func(string)) (*resources, error) {
 	s, err := openStore(path, resourceSchema, errs, resourceColumns...)
 	if err != nil {
 		return nil, err
 	}
-	r := &resources{store: s, values: map[string]Resource{}, own: map[string]bool{}, since: historyPurge}
+	r := &resources{store: s, values: map[string]Resource{}, own: map[string]bool{}, since: historyPurge, limits: historyLimits}
 	all, err := query(context.Background(), s.db, "SELECT name, value, date, setter FROM resource", scanResource)
 	for _, v := range all {
 		r.values[v.Name] = v
@@ -105,8 +111,17 @@ func (r *resources) note(v Resource) {
 	r.store.put("INSERT INTO history (name, value, date, setter) VALUES (?, ?, ?, ?)", v.Name, v.Value, v.Since.UnixMicro(), v.By)
 	if r.since++; r.since >= historyPurge {
 		r.since = 0
-		r.store.put("DELETE FROM history WHERE id <= (SELECT max(id) FROM history) - ? OR date < ?", historyKeep, v.Since.Add(-historyAge).UnixMicro())
+		r.purge(v.Since)
 	}
+}
+
+// purge takes away what the limits leave no room for (guide §7.17).
+func (r *resources) purge(now time.Time) {
+	const figure = "(name LIKE '%!_bandwidth' ESCAPE '!' OR name LIKE 'connections.%')" // see gauge
+	const last = "DELETE FROM history WHERE %[1]s AND id <= (SELECT id FROM history WHERE %[1]s ORDER BY id DESC LIMIT 1 OFFSET ?)"
+	r.store.put(fmt.Sprintf(last, figure), r.limits.Figures)
+	r.store.put(fmt.Sprintf(last, "NOT "+figure), r.limits.Others)
+	r.store.put("DELETE FROM history WHERE date < ?", now.Add(-r.limits.Age).UnixMicro())
 }
 
 // RemoteGone is the resource that the history notes when the other node falls silent,
