@@ -227,7 +227,7 @@ func (f *FS) touched(parent *object) {
 
 // closePatience is how long a rename across the border waits for a file to be closed:
 // the kernel tells of a close when the process has gone on already.
-const closePatience = time.Second
+const closePatience = 3 * time.Second
 
 // waitClosed waits until nobody has o open. Who closes may need the lock of o.
 func (o *object) waitClosed() {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -63,6 +64,13 @@ func (h *host) until(kinds ...EventKind) EventKind {
 	}
 }
 
+// pauses sets mendPauses until the hosts that are made afterwards have ended.
+func pauses(t *testing.T, p ...time.Duration) {
+	before := mendPauses
+	t.Cleanup(func() { mendPauses = before })
+	mendPauses = p
+}
+
 func smallPair(t *testing.T, async conf.Async) (a, b *host) {
 	ctx := context.Background()
 	a = newHost(t, "a", "127.0.0.1:35601", async)
@@ -81,6 +89,7 @@ func TestMend(t *testing.T) {
 	ctx := context.Background()
 	for _, async := range []conf.Async{conf.AsyncSecond, conf.AsyncNone} {
 		t.Run(string(async), func(t *testing.T) {
+			pauses(t, slices.Repeat([]time.Duration{200 * time.Millisecond}, 200)...)
 			a, b := smallPair(t, async)
 			a.must(os.WriteFile(filepath.Join(a.dir, "before"), []byte("x"), 0o644))
 			settled(t, a, b)
@@ -128,8 +137,7 @@ func TestMend(t *testing.T) {
 // back by itself when there is.
 func TestMendGivesUp(t *testing.T) {
 	ctx := context.Background()
-	defer func(p []time.Duration) { mendPauses = p }(mendPauses)
-	mendPauses = []time.Duration{50 * time.Millisecond, 50 * time.Millisecond}
+	pauses(t, 50*time.Millisecond, 50*time.Millisecond)
 	a, b := smallPair(t, conf.AsyncSecond)
 	b.room(256 << 10)
 	data := make([]byte, 1<<20)

@@ -178,7 +178,7 @@ func digest(t *testing.T, backing *os.File) []string {
 func settled(t *testing.T, a, b *host) {
 	t.Helper()
 	var x, y []string
-	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		// modification times are sent once a second
 		if x, y = digest(t, a.backing), digest(t, b.backing); slices.Equal(x, y) {
 			return
