@@ -167,6 +167,42 @@ func TestGateOfCheckers(t *testing.T) {
 	p.is("custom.never", check.Init)
 }
 
+// A second that is started while the checkers of the other node have not spoken waits
+// for it.
+func TestSecondOfGated(t *testing.T) {
+	p := checkPair(t, conf.Checker{Kind: conf.CheckCustom, Ident: "slow", When: conf.WhenPre, Exec: "watch"})
+	p.script(0, "watch", "sleep 1000")
+	p.do(0, "prim")
+	p.until(0, "WAIT", func(st ModuleState) bool { return st.Role == RoleWait })
+	p.until(1, "a remote that waits", func(st ModuleState) bool { return st.Remote == RoleWait })
+	p.do(1, "second")
+	p.until(1, "an idle WAIT", func(st ModuleState) bool { return st.Role == RoleWait && st.Busy == "" })
+	for deadline := time.Now().Add(waitLimit); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(p.paths(0).UserVar("mirror"), "checkers", "custom.slow")); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("the program of the checker does not start\n%s", p.logs())
+		}
+	}
+	p.do(0, "set", "custom.slow", "up")
+	p.want("PRIM green", "SECOND green")
+}
+
+// The application is noted to have been started again, be there a script for it or not.
+func TestStarted(t *testing.T) {
+	p := newPair(t, false)
+	os.Remove(filepath.Join(p.paths(0).UserBin("mirror"), "start_prim"))
+	os.Remove(filepath.Join(p.paths(0).UserBin("mirror"), "start_both"))
+	p.do(0, "prim")
+	p.want("ALONE green")
+	first := p.now(0).Started
+	if first.IsZero() {
+		t.Fatal("when the application was started is not known")
+	}
+	p.do(0, "restart")
+	p.until(0, "another start", func(st ModuleState) bool { return st.Started.After(first) })
+}
+
 // A daemon that is started again goes on with what the last one has found out.
 func TestCheckersAfterKill(t *testing.T) {
 	s := newService(t)

@@ -65,7 +65,7 @@ func (m *machine) decideWait() bool {
 	switch {
 	case m.Held != "":
 		return m.wait(BlockRule)
-	case m.Conf.Gate && !m.Checked:
+	case m.gated():
 		return m.wait(NoBlock)
 	case !m.Conf.mirror():
 		m.up()
@@ -107,8 +107,8 @@ func (m *machine) decideWait() bool {
 			return m.claim(NoForce, RoleAlone)
 		}
 	case m.Want == WantSecond:
-		if p.Candidate && p.Role == RoleWait {
-			return m.wait(NoBlock) // it starts as primary
+		if (p.Candidate || p.Held) && p.Role == RoleWait {
+			return m.wait(NoBlock) // it starts as primary, or may when it is let
 		}
 		m.say("heart", "Requested second start aborted")
 		m.Order = OrderStop

@@ -228,7 +228,6 @@ func (m *module) step(ctx context.Context, e Event) {
 		m.begins()
 	}
 	m.switchChecks()
-	m.noteStart(actions)
 	m.publish()
 	m.seen.saw(m.log, before, m.state, e, actions, now)
 	m.tellErrd()
@@ -253,6 +252,7 @@ func (m *module) step(ctx context.Context, e Event) {
 func (m *module) decide(e Event, now time.Time) (State, []Action) {
 	next, actions := Step(m.state, e, now)
 	for {
+		m.noteStart(actions)
 		i := slices.IndexFunc(actions, func(a Action) bool {
 			r, ok := a.(Run)
 			return ok && r.Task.Kind == TaskScript && !m.hasScript(m.mc, r.Task.Script)

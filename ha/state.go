@@ -272,13 +272,16 @@ type Beat struct {
 	Uptodate    bool
 	DataEpoch   uint64
 	Rank        int
-	Held        bool   // WAIT: a rule keeps it there, so it starts nothing
+	Held        bool   // WAIT: a rule keeps it there, or may: it starts nothing for now
 	WantSecond  bool   // was started to be second
 	Full        uint64 // primary: demands a full copy; names the demand
 	FullDone    uint64 // second: in sync by the full copy of this name
 	SyncUID     string // the external synchronisation that is set here
 	SyncSince   int64  // primary of it: what was changed later is to be copied; ns since 1970
 }
+
+// gated says that not all checkers of class pre have given a verdict.
+func (s *State) gated() bool { return s.Conf.Gate && !s.Checked }
 
 // beat is what the node says of itself in state s.
 func (s *State) beat() Beat {
@@ -292,7 +295,7 @@ func (s *State) beat() Beat {
 		HearsMe: s.Peer.Known,
 		Ready:   s.Role == RoleWait && s.dataKnown() && s.idle(), Candidate: s.candidate(),
 		Uptodate: s.Data.Uptodate, DataEpoch: s.dataEpoch(), Rank: s.rank(),
-		Held:       s.Role == RoleWait && s.Held != "",
+		Held:       s.Role == RoleWait && (s.Held != "" || s.gated()),
 		WantSecond: s.Want == WantSecond, Full: s.demanded(),
 	}
 	if b.Fresh {
