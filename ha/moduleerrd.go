@@ -84,6 +84,11 @@ func (m *module) errdReports(ctx context.Context, r errd.Report) {
 	if r.Problem != "" {
 		m.log.Write(LevelEvent, byErrd, "Processes cannot be watched: "+r.Problem)
 	}
+	// What was disabled since errd looked, by the alarm before most often, is none.
+	r.Alarms = slices.DeleteFunc(r.Alarms, func(a errd.Alarm) bool {
+		since, on := m.errd.told[a.Watch.Class]
+		return !on || !since.Equal(a.Since)
+	})
 	for _, a := range r.Alarms {
 		m.log.Write(LevelEvent, byErrd, fmt.Sprintf("event %s on proc %s", a.Kind, a.Watch.Name))
 	}

@@ -41,6 +41,7 @@ const (
 type Alarm struct {
 	Watch Watch
 	Kind  Kind
+	Since time.Time // its class was enabled since
 }
 
 // unknown as a count: it could not be found out.
@@ -120,7 +121,7 @@ func decide(c Conf, was []standing, counts []int, now time.Time) (is []standing,
 		}
 		if wrong != "" && (wrong != s.wrong || w.Action != NoAction && now.Sub(s.acted) >= c.Poll) {
 			s.acted = now
-			alarms = append(alarms, Alarm{w, wrong})
+			alarms = append(alarms, Alarm{w, wrong, s.since})
 		}
 		s.wrong = wrong
 	}
