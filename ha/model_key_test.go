@@ -46,11 +46,10 @@ func (w *world) key() uint64 {
 	return hash(buf)
 }
 
-// hash mixes eight bytes at a time, by multiplication as wyhash does. It is the same in
-// every run, so that every run visits the same states.
+// hash mixes eight bytes at a time, by multiplication as wyhash does.
 func hash(b []byte) uint64 {
 	const p0, p1 = 0xa0761d6478bd642f, 0xe7037ed1a0b428db
-	h := uint64(len(b)) ^ p0 ^ keySeed
+	h := uint64(len(b)) ^ p0
 	for ; len(b) >= 8; b = b[8:] {
 		hi, lo := bits.Mul64(h^binary.LittleEndian.Uint64(b), p1)
 		h = hi ^ lo ^ h<<1
@@ -62,9 +61,6 @@ func hash(b []byte) uint64 {
 	hi, lo := bits.Mul64(h, p0)
 	return hi ^ lo
 }
-
-// keySeed gives other samples of the states at which a second fault strikes.
-var keySeed uint64
 
 func bit(b bool) byte {
 	if b {
