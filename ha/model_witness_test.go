@@ -21,7 +21,7 @@ func TestWitness(t *testing.T) {
 		for _, seers := range [][2]bool{{true, false}, {false, true}, {false, false}} {
 			t.Run(fmt.Sprintf("data=%v,reached by %v", data, seers), func(t *testing.T) {
 				t.Parallel()
-				base := rand.Int63()
+				base := int64(1) // see TestWalks
 				if v := os.Getenv("SKFS_HA_SEED"); v != "" {
 					base, _ = strconv.ParseInt(v, 10, 64) // 0 is as good a seed
 				}
