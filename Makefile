@@ -31,7 +31,7 @@ race:
 # automata with one thing wrong each, which have to be noticed. Without the race
 # detector, which is for goroutines: these have none, and it takes ten times as long.
 explore:
-	SKFS_EXPLORE=1 $(GO) test -count=1 -timeout 10m -run 'Explore|Mutants' ./ha
+	SKFS_EXPLORE=1 SKFS_HA_WALKS=60 $(GO) test -count=1 -timeout 10m -run 'Explore|Mutants|Walks' ./ha
 
 # Every fuzz target for FUZZTIME.
 fuzz:

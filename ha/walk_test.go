@@ -197,7 +197,7 @@ func TestWalks(t *testing.T) {
 			if v := os.Getenv("SKFS_HA_SEED"); v != "" {
 				base, _ = strconv.ParseInt(v, 10, 64) // 0 is as good a seed
 			}
-			for i := range number(t, "SKFS_HA_WALKS", 60) {
+			for i := range number(t, "SKFS_HA_WALKS", 20) {
 				seed := base + int64(i)
 				if trail, bad := walk(seed, c.data, c.cuts, c.variant, nil); bad != "" {
 					t.Fatalf("SKFS_HA_SEED=%d: %s\n%s", seed, bad, strings.Join(trail, "\n"))
