@@ -117,6 +117,7 @@ func (a *App) commands() []*cli.Command {
 		{"processes of the application", a.errdCommands()},
 		{"replicated directories", a.dataCommands()},
 		{"look at modules", a.monitorCommands()},
+		{"farms", []*cli.Command{a.lb(), a.vipIfCtrl()}},
 		{"configure", a.configCommands()},
 		{"support", a.supportCommands()},
 		{"processes", a.processCommands()},

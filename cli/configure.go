@@ -370,7 +370,7 @@ func (a *App) clusterCommands() []*cli.Command {
 			},
 		},
 		{
-			Name: "state", Usage: "show the configuration of every module of this node",
+			Name: "state", Usage: "show which nodes are up, and the configuration of every module on each",
 			Flags:  []cli.Flag{flagJSON()},
 			Action: a.clusterState,
 		},
@@ -478,27 +478,56 @@ func (a *App) clusterState(c *cli.Context) error {
 		ID                 int
 		Date               string
 		Signature          conf.Signature
+		State              string // of the node: up, down, or unknown
 	}
-	node := a.nodeName(c)
 	rows := []row{}
+	add := func(node, state string, name string, id int, mode conf.Mode, date time.Time, signature conf.Signature) {
+		r := row{node, name, "-", id, "-", "-", state}
+		if mode != "" {
+			r.Mode, r.Date, r.Signature = string(mode), date.Local().Format("2006-01-02T15:04:05"), signature
+		}
+		rows = append(rows, r)
+	}
+	// What the others have is known by the daemon, from what they say of themselves.
+	own := a.nodeName(c)
+	nodes, err := a.client.Nodes(c.Context)
+	if err != nil && !errors.Is(err, web.ErrNoDaemon) {
+		return err
+	}
 	for _, m := range ms {
-		r := row{Node: node, Module: m.Name, Mode: "-", ID: m.ID, Date: "-", Signature: "-"}
 		active, err := a.paths.Active(m.Name, cluster)
 		switch {
 		case err == nil:
-			r.Mode, r.Date, r.Signature = string(active.Module.Mode), active.Date.Local().Format("2006-01-02T15:04:05"), active.Signature
+			add(own, "up", m.Name, m.ID, active.Module.Mode, active.Date, active.Signature)
+			continue
 		case !errors.Is(err, conf.ErrNotConfigured):
 			a.warn([]string{err.Error()})
 		}
-		rows = append(rows, r)
+		add(own, "up", m.Name, m.ID, "", time.Time{}, "")
+	}
+	for _, n := range nodes {
+		state := "down"
+		if n.Up {
+			state = "up"
+		}
+		switch {
+		case n.Name == own:
+		case len(n.Modules) == 0:
+			add(n.Name, state, "-", 0, "", time.Time{}, "")
+		}
+		for _, m := range n.Modules {
+			if n.Name != own {
+				add(n.Name, state, m.Name, m.ID, m.Mode, m.Date, m.Signature)
+			}
+		}
 	}
 	if c.Bool("json") {
 		return a.printJSON(rows)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "Node\tModule\tMode\tId\tDate\tSignature")
+	fmt.Fprintln(w, "Node\tModule\tMode\tId\tDate\tSignature\tState")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\n", r.Node, r.Module, r.Mode, r.ID, r.Date, r.Signature)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", r.Node, r.Module, r.Mode, r.ID, r.Date, r.Signature, r.State)
 	}
 	return w.Flush()
 }

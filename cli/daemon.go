@@ -44,7 +44,9 @@ func (a *App) daemon(c *cli.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, sup.Close()) }()
 
+	nodes := ha.NewNodes(a.paths, node, func(text string) { logger.Print(text) })
 	server := web.NewServer(web.Options{
+		Nodes:      nodes.List,
 		Supervisor: sup,
 		Log:        func(am string) (web.Log, error) { return sup.Log(am) },
 		Paths:      a.paths,
@@ -57,6 +59,7 @@ func (a *App) daemon(c *cli.Context) (err error) {
 	}
 	g, ctx := errgroup.WithContext(c.Context)
 	g.Go(func() error { return sup.Run(ctx) })
+	g.Go(func() error { nodes.Run(ctx); return nil })
 	g.Go(func() error { return server.Serve(ctx, listener) })
 	g.Go(func() error { return watchdog(ctx, sup) })
 	notify(logger, daemon.SdNotifyReady)

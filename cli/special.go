@@ -48,8 +48,8 @@ func (a *App) special(c *cli.Context) error {
 			if run := a.specials()[args[0]]; run != nil {
 				return run(c.Context, args[1:])
 			}
-			if find(a.dataCommands(), args[0]) != nil {
-				// Commands about replicated directories may be called as special ones.
+			if find(a.dataCommands(), args[0]) != nil || args[0] == "vip_if_ctrl" {
+				// Commands about replicated directories and filters may be called as special ones.
 				app := a.library()
 				return app.RunContext(c.Context, normalise(app.Commands, append([]string{a.name}, args...)))
 			}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skfs/skfs/e2e/echo"
 	"github.com/skfs/skfs/e2e/lab"
 	"github.com/skfs/skfs/e2e/ledger"
 	"github.com/skfs/skfs/e2e/pair"
@@ -26,6 +27,9 @@ func TestMain(m *testing.M) {
 	roles[listenRole] = listenHere
 	roles[burnRole] = burnHere
 	roles[answerRole] = answerHere
+	for name, role := range echo.Roles() {
+		roles[name] = role
+	}
 	lab.Main(roles)
 	code, err := withBinary(m.Run)
 	if err != nil {

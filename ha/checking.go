@@ -301,6 +301,9 @@ func (v *vips) interfaceCheckers() (found []conf.Checker, all bool) {
 		if !v.confs[i].checkIntf {
 			return nil
 		}
+		if v.confs[i].shared { // where its clients are
+			a = netvip.Address{Addr: a.Addr, Interface: v.confs[i].netif}
+		}
 		p, err := host.Find(a)
 		if err != nil {
 			return err

@@ -292,6 +292,8 @@ func TestSecondWithoutWitness(t *testing.T) {
 // noHost has no addresses, and finds them all on an interface that is not there.
 type noHost struct{}
 
+func (noHost) Tell(netvip.Address) error { return netvip.ErrNoInterface }
+
 func (noHost) Add(context.Context, netvip.Address, netvip.Options) (heldAddress, error) {
 	return nil, errors.New("it cannot be set")
 }

@@ -30,7 +30,8 @@ type moduleConf struct {
 	rules  conf.Failover
 	syncAt conf.Schedule // nil: the data is kept up to date
 
-	vips     []vipConf // as conf.Addresses
+	farm     *farmConf // nil unless it is a farm
+	vips     []vipConf // as conf.Addresses; in a farm, which has none there, all that are shared
 	lease    time.Duration
 	tcpReset bool
 
@@ -71,9 +72,13 @@ func readModule(p conf.Paths, am, node string, c *conf.Cluster) (*moduleConf, er
 		if err := mc.readMirror(a, c); err != nil {
 			return nil, err
 		}
+	case conf.Farm:
+		if err := mc.readFarm(p, a, c); err != nil {
+			return nil, err
+		}
 	case conf.Light:
 	default:
-		return nil, fmt.Errorf("module %s: mode %q is not supported by this version, only mirror and light are", am, m.Mode)
+		return nil, fmt.Errorf("module %s: mode %q: expected mirror, farm or light", am, m.Mode)
 	}
 	mc.conf.Gate, mc.conf.Witness = mc.gates(), mc.witness() != nil
 	return mc, nil

@@ -145,6 +145,19 @@
 // again until it does, or nothing is wrong any more. Handlers are scripts of the same
 // runner, so one that outlived its daemon is found again, and its exit code counts.
 //
+// # Farms
+//
+// A farm module has no peer: its automaton is that of a light module with one more
+// part (PartFarm). What it shares with others is in farm.go and modulefarm.go, the
+// messages in membership.go, the protocol in ha/group, the table in farmtable.go.
+//
+//	other members ◀─membership─▶ group.Node ─view─▶ farm.take ─table─▶ lbfilter
+//	                                 ▲                   │
+//	                     farmInfo ───┘                   └─▶ log, resources, farm.state
+//
+// The loop of the module renews the leases of the filters, from the moment at which
+// the view was known to be in force (membership.aliveAt).
+//
 // # Guarantees
 //
 //   - Never two nodes that serve in the same epoch. While the nodes hear each

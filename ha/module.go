@@ -37,25 +37,28 @@ type module struct {
 	log    *Log
 	res    *resources
 
-	events   chan func() // run in order by the loop
-	replica  Replica
-	kills    map[uint64]chan struct{}
-	tasks    sync.WaitGroup
-	prog     ReplicaProgress
-	asking   bool // a Status for prog is under way
-	traffic  traffic
-	vips     *vips
-	renewal  *time.Ticker // a third of the lease
-	counted  time.Time    // when connections were, last
-	conns    map[string]int
-	checks   checking
-	began    time.Time // when the application was started last, as far as this daemon knows
-	ticked   time.Time
-	bootRead time.Time
-	judging  judging
-	unshared int       // resources that had no room in what the peer is told
-	dueAt    time.Time // of the next scheduled synchronisation, for schedule
-	sched    conf.Schedule
+	events        chan func() // run in order by the loop
+	replica       Replica
+	kills         map[uint64]chan struct{}
+	tasks         sync.WaitGroup
+	prog          ReplicaProgress
+	asking        bool // a Status for prog is under way
+	traffic       traffic
+	vips          *vips
+	farm          *farm        // nil unless it is a farm
+	farmBusy      bool         // a task has it
+	settingShared bool         // a task sets addresses of the farm that were lost
+	renewal       *time.Ticker // a third of the lease
+	counted       time.Time    // when connections were, last
+	conns         map[string]int
+	checks        checking
+	began         time.Time // when the application was started last, as far as this daemon knows
+	ticked        time.Time
+	bootRead      time.Time
+	judging       judging
+	unshared      int       // resources that had no room in what the peer is told
+	dueAt         time.Time // of the next scheduled synchronisation, for schedule
+	sched         conf.Schedule
 
 	seen observer // for the record of transitions
 
@@ -166,6 +169,8 @@ func (m *module) run(ctx context.Context) {
 			f()
 		case <-wake:
 			m.takeHeart(taskCtx)
+		case <-m.farmWake():
+			m.takeFarm()
 		case <-m.renewal.C:
 			m.renew(taskCtx)
 		case <-m.judging.timer.C:
@@ -228,6 +233,7 @@ func (m *module) step(ctx context.Context, e Event) {
 		m.begins()
 	}
 	m.switchChecks()
+	m.farmTold()
 	m.publish()
 	m.seen.saw(m.log, before, m.state, e, actions, now)
 	m.tellErrd()
@@ -292,6 +298,7 @@ func (m *module) store(ctx context.Context) bool {
 		case <-time.After(storeRetry):
 		case <-m.renewal.C: // who serves goes on to
 			m.vips.renew() // what is lost is told again by its event
+			m.renewFarm()
 		case <-ctx.Done():
 			return false
 		}
@@ -328,6 +335,7 @@ func (m *module) adopt(ctx, taskCtx context.Context) {
 		}
 	}
 	e.Missing = m.adoptVips(taskCtx, e.Reboot)
+	m.adoptFarm(taskCtx, e.Reboot)
 	m.step(taskCtx, e)
 }
 
@@ -358,6 +366,7 @@ func (m *module) clockwork(ctx context.Context, now time.Time) {
 	m.countConnections(ctx, now)
 	m.limitUserlogNow(now)
 	m.retryAlarms(ctx)
+	m.farmClock(ctx, now)
 	if m.state.Conf.SyncDelta > 0 {
 		if now.Sub(m.ticked).Abs() >= tickEvery {
 			m.ticked = now
@@ -376,6 +385,7 @@ func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 		m.openVips()
 	}
 	m.mc = mc
+	m.trustFarm()
 	if m.heart != nil {
 		m.heart.configured(mc.signature)
 		m.heart.trust(newSeals(mc.key))

@@ -19,13 +19,14 @@ func (m *module) publish() {
 	}
 	values["usersetting.boot"] = string(m.mc.boot)
 	m.addressResources(values)
+	m.farmResources(values)
 	m.res.set(now, values)
 	changedRes := m.res.fresh
 	m.res.fresh = false
 	if changedRes {
 		m.tellResources()
 	}
-	p := ModuleState{Module: m.name, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
+	p := ModuleState{Module: m.name, Mode: s.Conf.Mode, ID: m.mc.id, Node: s.Conf.Node, Role: s.Role, Colour: s.Colour, Since: s.Since,
 		Peer: s.Conf.Peer, Remote: s.Remote.Role, RemoteCol: s.Remote.Colour, Epoch: s.Epoch,
 		Degraded: s.Data.Degraded, Busy: s.Cur.name(), Why: whyTexts[s.Why], Progress: m.prog, Loop: s.loopCount(), Started: m.began}
 	if s.Why == BlockRule {

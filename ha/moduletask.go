@@ -14,7 +14,13 @@ func (m *module) carryOut(ctx context.Context, a Run) {
 	case TaskScript:
 		kill := make(chan struct{})
 		m.kills[a.ID] = kill
-		work = func() Done { return m.runScript(ctx, mc, a, kill) }
+		f := m.farm
+		work = func() Done {
+			if f != nil && a.Task.Script == "stop_both" && !a.Task.Force {
+				m.handOver(ctx, f, kill)
+			}
+			return m.runScript(ctx, mc, a, kill)
+		}
 	case TaskAddress:
 		work = func() Done {
 			d := v.set(ctx, a.Task.Ask)
@@ -36,6 +42,17 @@ func (m *module) carryOut(ctx context.Context, a Run) {
 			v.announce()
 			return Done{ID: a.ID}
 		}
+	case TaskShare, TaskUnshare:
+		f := m.farm
+		m.farmBusy = true
+		work = func() Done {
+			if a.Task.Kind == TaskShare {
+				return Done{ID: a.ID, Err: m.shareFarm(ctx, f)}
+			}
+			return Done{ID: a.ID, Err: f.unshare(ctx)}
+		}
+		before = func(*Done) { m.farmBusy = false }
+		after = m.takeFarm
 	case TaskReboot:
 		work = func() Done { return Done{ID: a.ID, Err: m.reboot()} }
 	default:

@@ -24,12 +24,17 @@ func (m *module) openVips() {
 	if len(m.mc.vips) > 0 {
 		every = m.mc.lease / 3
 	}
+	if m.mc.farm != nil {
+		every = m.mc.farm.lease / 3
+	}
+	m.openFarm()
 	m.renewal = time.NewTicker(every)
 }
 
 // closeVips leaves the addresses to the next daemon.
 func (m *module) closeVips() {
 	m.renewal.Stop()
+	m.closeFarm()
 	m.vips.release()
 }
 
@@ -37,7 +42,7 @@ func (m *module) closeVips() {
 // state wants. It says what is missing.
 func (m *module) adoptVips(ctx context.Context, reboot bool) Addresses {
 	switch {
-	case len(m.mc.vips) == 0:
+	case len(m.mc.vips) == 0, m.farm != nil: // see adoptFarm
 	case m.state.Up&PartAddress != 0 && !reboot:
 		missing := m.vips.adopt()
 		m.watchVips(ctx)
@@ -53,6 +58,14 @@ func (m *module) adoptVips(ctx context.Context, reboot bool) Addresses {
 func (m *module) renew(ctx context.Context) {
 	for _, e := range m.vips.renew() {
 		m.addressLost(ctx, e)
+	}
+	m.renewFarm()
+}
+
+// renewFarm is renew for the filters of a farm.
+func (m *module) renewFarm() {
+	if m.farm != nil && !m.farmBusy {
+		m.farm.renew()
 	}
 }
 

@@ -74,6 +74,7 @@ const AtBoot = "at boot time"
 // ModuleState is what is known of a module at one moment.
 type ModuleState struct {
 	Module    string
+	Mode      conf.Mode
 	ID        int
 	Node      string
 	Role      Role

@@ -21,6 +21,7 @@ type vipConf struct {
 	connections bool
 	check       bool // there is an ip checker for it
 	checkIntf   bool // …and an intf checker for its interface
+	shared      bool // all members of a farm have it
 }
 
 // leaseOf is how long the kernel keeps an address that nobody renews, from the
@@ -44,8 +45,9 @@ func leaseOf(beats []heartbeatConf) time.Duration {
 type addressHost interface {
 	Add(context.Context, netvip.Address, netvip.Options) (heldAddress, error)
 	Adopt(netvip.Address, netvip.Options) (heldAddress, error)
-	Drop(a netvip.Address, reset bool) error
 	Find(netvip.Address) (netvip.Place, error)
+	Tell(netvip.Address) error
+	Drop(a netvip.Address, reset bool) error
 	Close() error
 }
 
@@ -157,7 +159,13 @@ func (v *vips) resolve(i int) (netvip.Address, error) {
 		v.addrs[i] = ip.Unmap()
 		v.mu.Unlock()
 	}
-	return netvip.Address{Addr: ip.Unmap(), Bits: c.bits, Interface: c.netif}, nil
+	a := netvip.Address{Addr: ip.Unmap(), Bits: c.bits, Interface: c.netif}
+	if c.shared { // as lbfilter assumes
+		if a.Bits = a.Addr.BitLen(); a.Addr.Is6() {
+			a.Interface = "lo"
+		}
+	}
+	return a, nil
 }
 
 // set sets the addresses that are not held, and returns those that still are not.

@@ -91,6 +91,9 @@ type Options struct {
 	// NoDAD sets an IPv6 address without the kernel's duplicate address detection,
 	// which takes one to two seconds. Probe stands in for it.
 	NoDAD bool
+	// Shared: several hosts have the address at once, and who of them answers for it
+	// is settled elsewhere. It is not asked for, announced or defended.
+	Shared bool
 	// After the burst that every Add makes, the address is announced every
 	// RefreshEvery during RefreshFor. 0 in either: only the burst.
 	RefreshEvery, RefreshFor time.Duration

@@ -287,12 +287,33 @@ func (m *Manager) remove(p Place, reset bool) error {
 	return failed
 }
 
+// Tell tells the link once that this host answers for an address that it shares.
+func (m *Manager) Tell(a Address) error {
+	a, err := a.check()
+	if err != nil {
+		return err
+	}
+	p, _, err := m.find(a)
+	if err != nil {
+		return err
+	}
+	p.Prefix = netip.PrefixFrom(a.Addr, a.Addr.BitLen())
+	c, err := openClaims(p)
+	if err != nil || c == nil {
+		return err
+	}
+	return errors.Join(c.announce(p.mac), c.close())
+}
+
 // take makes the Held of an address and enters it, before anything is set, so
 // that the watcher misses nothing.
 func (m *Manager) take(p Place, o Options) (*Held, error) {
-	claims, err := openClaims(p)
-	if err != nil {
-		return nil, fmt.Errorf("virtual address %s: %w", p.Prefix, err)
+	var claims claims
+	var err error
+	if !o.Shared {
+		if claims, err = openClaims(p); err != nil {
+			return nil, fmt.Errorf("virtual address %s: %w", p.Prefix, err)
+		}
 	}
 	h := &Held{
 		manager: m, place: p, options: o, claims: claims,

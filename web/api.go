@@ -19,6 +19,7 @@ type Supervisor interface {
 	Reload(ctx context.Context) error
 	Configure(ctx context.Context, module string) error
 	Errd(module string) (ha.Detection, error)
+	FarmSupervisor
 }
 
 var _ Supervisor = (*ha.Supervisor)(nil)

@@ -47,6 +47,12 @@ func (c *Client) Node(ctx context.Context) (Node, error) {
 	return n, c.call(ctx, "GET", "/v1/node", nil, &n)
 }
 
+// Nodes returns the nodes of the cluster, as this one sees them, sorted by name.
+func (c *Client) Nodes(ctx context.Context) ([]ha.NodeState, error) {
+	var ns []ha.NodeState
+	return ns, c.call(ctx, "GET", "/v1/nodes", nil, &ns)
+}
+
 // Modules returns all installed modules, sorted by name.
 func (c *Client) Modules(ctx context.Context) ([]Module, error) {
 	var ms []Module

@@ -25,9 +25,11 @@ type Options struct {
 	Supervisor Supervisor
 	Log        func(module string) (Log, error)
 	Paths      conf.Paths
-	Node       func() Node      // who answers, now
-	Errors     *log.Logger      // of connections; nil: none
-	Now        func() time.Time // nil: time.Now
+	Node       func() Node // who answers, now
+	// Nodes are those of the cluster, as this one sees them; nil: nobody looks.
+	Nodes  func() []ha.NodeState
+	Errors *log.Logger      // of connections; nil: none
+	Now    func() time.Time // nil: time.Now
 }
 
 // Server answers the requests of clients.
@@ -61,6 +63,15 @@ func NewServer(o Options) *Server {
 	s.handle("POST /v1/modules/{am}/config", s.configure)
 	s.handle("POST /v1/modules/{am}/deconfig", s.deconfigure)
 	s.handle("POST /v1/modules/{am}/uninstall", s.uninstall)
+	s.farmRoutes()
+	s.handle("GET /v1/nodes", func(w http.ResponseWriter, _ *http.Request) error {
+		all := []ha.NodeState{}
+		if s.o.Nodes != nil {
+			all = append(all, s.o.Nodes()...)
+		}
+		answer(w, http.StatusOK, all)
+		return nil
+	})
 	s.handle("POST /v1/cluster", s.cluster)
 	s.handle("POST /v1/cluster/drop", s.dropCluster)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -63,6 +63,19 @@ func (f *fakeSupervisor) Do(_ context.Context, am string, c ha.Command) error {
 	return f.refuse
 }
 
+func (f *fakeSupervisor) Farm(context.Context, string) (ha.FarmView, error) {
+	return ha.FarmView{Node: "node1", Epoch: 7}, nil
+}
+
+func (f *fakeSupervisor) FarmWho(_ context.Context, am string, q ha.FarmQuery) (ha.FarmAnswer, error) {
+	return ha.FarmAnswer{Node: "node2", Why: am + " " + q.Client.String()}, nil
+}
+
+func (f *fakeSupervisor) FarmDrain(_ context.Context, am, node string, on bool) error {
+	f.note("drain %s %s %t", am, node, on)
+	return nil
+}
+
 func (f *fakeSupervisor) State(am string) (ha.ModuleState, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

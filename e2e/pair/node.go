@@ -25,7 +25,9 @@ type Node struct {
 	*lab.Host
 	skfs string
 	dir  string // on the machine, for what the host writes outside of its disks
-	peer *Node
+	peer *Node  // nil in a farm
+	all  []*Node
+	am   string // the module
 
 	mu     sync.Mutex
 	daemon *lab.Started
@@ -173,7 +175,7 @@ func (n *Node) Skfs(ctx context.Context, args ...string) (string, error) {
 
 // Do runs a command for the module.
 func (n *Node) Do(ctx context.Context, command ...string) error {
-	_, err := n.Skfs(ctx, append(command, "-m", Module)...)
+	_, err := n.Skfs(ctx, append(command, "-m", n.am)...)
 	return err
 }
 
@@ -188,7 +190,7 @@ type State struct {
 
 // State asks the host for the module's state.
 func (n *Node) State(ctx context.Context) (State, error) {
-	out, err := n.Skfs(ctx, "state", "-m", Module, "--json")
+	out, err := n.Skfs(ctx, "state", "-m", n.am, "--json")
 	if err != nil {
 		return State{}, err
 	}
@@ -208,7 +210,7 @@ func (n *Node) State(ctx context.Context) (State, error) {
 
 // Await waits until the module is stable (red or green) in a state.
 func (n *Node) Await(ctx context.Context, role string) error {
-	if _, err := n.Skfs(ctx, "waitstate", "-m", Module, role); err != nil {
+	if _, err := n.Skfs(ctx, "waitstate", "-m", n.am, role); err != nil {
 		return fmt.Errorf("%s does not become %s: %w\n%s", n.Name(), role, err, n.bothLogs())
 	}
 	return nil
@@ -227,7 +229,7 @@ func (n *Node) Mark(ctx context.Context) (Mark, error) {
 const allLines = "1000000"
 
 func (n *Node) log(ctx context.Context) ([]string, error) {
-	out, err := n.Skfs(ctx, "log", "-m", Module, "-I", "-l", "en", "-s", allLines)
+	out, err := n.Skfs(ctx, "log", "-m", n.am, "-I", "-l", "en", "-s", allLines)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +254,7 @@ func (n *Node) AwaitLog(ctx context.Context, after Mark, want ...string) error {
 	}
 	defer r.Close()
 	viewing, stop := context.WithCancel(ctx)
-	cmd := n.Command(viewing, n.skfs, "logview", "-m", Module, "-I", "-l", "en", "-s", allLines)
+	cmd := n.Command(viewing, n.skfs, "logview", "-m", n.am, "-I", "-l", "en", "-s", allLines)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.Cancel = func() error { return errors.Join(cmd.Process.Kill(), r.SetReadDeadline(time.Now())) }
 	view, err := n.Start(cmd)
@@ -340,7 +342,13 @@ func (n *Node) LoggedSince(ctx context.Context, since time.Time) ([]string, erro
 	return texts, nil
 }
 
-func (n *Node) bothLogs() string { return n.logs() + n.peer.logs() }
+func (n *Node) bothLogs() string {
+	var b strings.Builder
+	for _, o := range n.all {
+		b.WriteString(o.logs())
+	}
+	return b.String()
+}
 
 // logs returns the end of every log of the host, read from its disks, so that it
 // does not matter what still runs.
@@ -348,12 +356,12 @@ func (n *Node) logs() string {
 	ctx, stop := context.WithTimeout(context.Background(), 5*time.Second)
 	defer stop()
 	var b strings.Builder
-	if out, err := n.Skfs(ctx, "state", "-v", "-m", Module); err != nil {
+	if out, err := n.Skfs(ctx, "state", "-v", "-m", n.am); err != nil {
 		fmt.Fprintf(&b, "== %s: state: %v\n", n.Name(), err)
 	} else {
 		fmt.Fprintf(&b, "== %s: state\n%s\n", n.Name(), out)
 	}
-	if out, err := n.Skfs(ctx, "log", "-m", Module, "-I", "-s", "80"); err != nil {
+	if out, err := n.Skfs(ctx, "log", "-m", n.am, "-I", "-s", "80"); err != nil {
 		fmt.Fprintf(&b, "== %s: log: %v\n", n.Name(), err)
 	} else {
 		fmt.Fprintf(&b, "== %s: log\n%s\n", n.Name(), out)
@@ -361,7 +369,7 @@ func (n *Node) logs() string {
 	files := map[string]string{"daemon.log": n.daemonLog()}
 	if vars, err := n.Backing(SafeVar); err == nil {
 		for _, name := range []string{"replica.log", "userlog.ulog"} {
-			files[name] = filepath.Join(vars, "modules", Module, name)
+			files[name] = filepath.Join(vars, "modules", n.am, name)
 		}
 	}
 	for _, name := range []string{"daemon.log", "replica.log", "userlog.ulog"} {
@@ -383,7 +391,7 @@ func (n *Node) Crashes() (string, error) {
 		return "", err
 	}
 	var found strings.Builder
-	for _, file := range []string{n.daemonLog(), filepath.Join(vars, "modules", Module, "replica.log")} {
+	for _, file := range []string{n.daemonLog(), filepath.Join(vars, "modules", n.am, "replica.log")} {
 		data, err := os.ReadFile(file)
 		if errors.Is(err, os.ErrNotExist) {
 			continue

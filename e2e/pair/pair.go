@@ -68,8 +68,9 @@ func New(ctx context.Context, o Options) (_ *Pair, err error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Nodes[i] = &Node{Host: h, skfs: o.Skfs, dir: filepath.Join(l.Dir(), h.Name())}
+		p.Nodes[i] = &Node{Host: h, skfs: o.Skfs, dir: filepath.Join(l.Dir(), h.Name()), am: Module}
 	}
+	p.Nodes[0].all, p.Nodes[1].all = p.Nodes[:], p.Nodes[:]
 	p.Nodes[0].peer, p.Nodes[1].peer = p.Nodes[1], p.Nodes[0]
 	if p.Client, err = l.AddHost(lab.HostSpec{Name: "client"}); err != nil {
 		return nil, err
@@ -95,9 +96,18 @@ func (p *Pair) each(do func(*Node) error) error {
 // configureCluster says on one host who belongs together, and carries what that makes
 // to the other, the key among it.
 func (p *Pair) configureCluster(ctx context.Context) error {
-	one, other := p.Nodes[0], p.Nodes[1]
+	return configureCluster(ctx, p.Nodes[:])
+}
+
+// configureCluster is that of pairs and farms.
+func configureCluster(ctx context.Context, nodes []*Node) error {
+	one := nodes[0]
+	var hosts []*lab.Host
+	for _, n := range nodes {
+		hosts = append(hosts, n.Host)
+	}
 	cluster := filepath.Join(one.dir, "cluster.xml")
-	if err := os.WriteFile(cluster, []byte(clusterXML([]*lab.Host{one.Host, other.Host})), 0o644); err != nil {
+	if err := os.WriteFile(cluster, []byte(clusterXML(hosts)), 0o644); err != nil {
 		return err
 	}
 	if _, err := one.Skfs(ctx, "cluster", "config", cluster); err != nil {
@@ -107,19 +117,20 @@ func (p *Pair) configureCluster(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	carried := filepath.Join(other.dir, "cluster.zip")
-	if err := os.WriteFile(carried, zip, 0o600); err != nil {
-		return err
+	for _, other := range nodes[1:] {
+		carried := filepath.Join(other.dir, "cluster.zip")
+		if err := os.WriteFile(carried, zip, 0o600); err != nil {
+			return err
+		}
+		if _, err = other.Skfs(ctx, "cluster", "config", carried); err != nil {
+			return err
+		}
 	}
-	_, err = other.Skfs(ctx, "cluster", "config", carried)
-	return err
+	return nil
 }
 
 // configure gives the host the module, as an administrator would.
 func (p *Pair) configure(ctx context.Context, n *Node) error {
-	if _, err := n.Skfs(ctx, "module", "install", "-m", Module); err != nil {
-		return err
-	}
 	files := map[string]string{
 		"conf/userconfig.xml": p.config.userconfig(),
 		"bin/start_prim":      script(p.config.StartPrim),
@@ -128,13 +139,21 @@ func (p *Pair) configure(ctx context.Context, n *Node) error {
 	for name, content := range p.config.Programs {
 		files["bin/"+name] = content
 	}
+	return n.configure(ctx, files)
+}
+
+// configure installs the template of the module and changes these files of it.
+func (n *Node) configure(ctx context.Context, files map[string]string) error {
+	if _, err := n.Skfs(ctx, "module", "install", "-m", n.am); err != nil {
+		return err
+	}
 	for file, content := range files {
-		path := n.Path(filepath.Join(safe, "modules", Module, file))
+		path := n.Path(filepath.Join(safe, "modules", n.am, file))
 		if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
 			return err
 		}
 	}
-	_, err := n.Skfs(ctx, "config", "-m", Module)
+	_, err := n.Skfs(ctx, "config", "-m", n.am)
 	return err
 }
 

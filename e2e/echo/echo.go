@@ -1,0 +1,296 @@
+package echo
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/skfs/skfs/e2e/lab"
+)
+
+// Port is where the server listens, on all addresses.
+const Port = "7000"
+
+const (
+	serveRole = "echo-serve"
+	askRole   = "echo-ask"
+	holdRole  = "echo-hold"
+)
+
+// Roles are the processes of this package, for lab.Main.
+func Roles() map[string]lab.Role {
+	return map[string]lab.Role{serveRole: serve, askRole: ask, holdRole: hold}
+}
+
+// Scripts returns the commands of start_both and stop_both of a module whose
+// application is the server, run by the program self. start_both returns when the
+// server listens.
+func Scripts(self []string) (start, stop string) {
+	var b strings.Builder
+	b.WriteString("rm -f /run/echo.ready\n")
+	for _, e := range lab.RoleEnv(serveRole, "/run/echo.ready") {
+		name, value, _ := strings.Cut(e, "=")
+		fmt.Fprintf(&b, "%s=%s ", name, quote(value))
+	}
+	for _, word := range self {
+		b.WriteString(quote(word) + " ")
+	}
+	b.WriteString("</dev/null >>\"$SAFEUSERVAR/echo.log\" 2>&1 &\necho $! >/run/echo.pid\nwhile [ ! -e /run/echo.ready ]; do sleep 0.05; done")
+	return b.String(), `[ -f /run/echo.pid ] || exit 0
+pid=$(cat /run/echo.pid)
+kill -9 "$pid"
+while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+rm -f /run/echo.pid`
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// serve says the name of the host to each connection, then gives back its lines.
+func serve(args []string) error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", ":"+Port)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(args[0], nil, 0o644); err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			fmt.Fprintln(c, name)
+			io.Copy(c, c)
+		}()
+	}
+}
+
+// Asked is how often each server answered.
+type Asked map[string]int
+
+// Ask has a host connect n times, one after the other, and returns who answered.
+func Ask(ctx context.Context, h *lab.Host, addr string, n int) (Asked, error) {
+	cmd := h.RoleCommand(ctx, askRole, net.JoinHostPort(addr, Port), strconv.Itoa(n))
+	cmd.Stderr = os.Stderr
+	var out strings.Builder
+	cmd.Stdout = &out
+	p, err := h.Start(cmd)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Wait(); err != nil {
+		return nil, fmt.Errorf("asking %s %d times: %w: %s", addr, n, err, out.String())
+	}
+	var a Asked
+	if err := json.Unmarshal([]byte(out.String()), &a); err != nil {
+		return nil, fmt.Errorf("asking %s: %w: %q", addr, err, out.String())
+	}
+	return a, nil
+}
+
+func ask(args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	a := Asked{}
+	for range n {
+		c, name, err := connect(args[0])
+		if err != nil {
+			fmt.Println(err)
+			return err
+		}
+		c.Close()
+		a[name]++
+	}
+	return json.NewEncoder(os.Stdout).Encode(a)
+}
+
+// patience is for what a lost SYN costs: 1, 3, 7 and 15 s.
+const patience = 20 * time.Second
+
+func connect(to string) (net.Conn, string, error) {
+	c, err := net.DialTimeout("tcp", to, patience)
+	if err != nil {
+		return nil, "", err
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	name, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		c.Close()
+		return nil, "", fmt.Errorf("connection of %s is not answered: %w", c.LocalAddr(), err)
+	}
+	return c, strings.TrimSpace(name), nil
+}
+
+// Held is what became of connections that were held.
+type Held struct {
+	Connections int
+	By          Asked         // who served them
+	Broken      []Break       // those that did not end as they should
+	Longest     time.Duration // that a line took to come back
+}
+
+// Break is a connection that broke.
+type Break struct {
+	Client, Server string // Server "": it did not come about
+	At             time.Time
+	Error          string
+}
+
+// Holding is connections that a host holds.
+type Holding struct {
+	p   *lab.Started
+	in  *os.File
+	out *bufio.Reader
+	r   *os.File
+}
+
+// Hold has a host hold n connections, each of which says a line every 100 ms and waits
+// for it to come back. Each ends after a time between life/2 and life, and another one
+// takes its place. It returns when all are there.
+func Hold(ctx context.Context, h *lab.Host, addr string, n int, life time.Duration) (*Holding, error) {
+	cmd := h.RoleCommand(context.WithoutCancel(ctx), holdRole, net.JoinHostPort(addr, Port), strconv.Itoa(n), life.String())
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	stdin, in, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, r.Close(), w.Close())
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, w, os.Stderr
+	p, err := h.Start(cmd)
+	w.Close()
+	stdin.Close()
+	if err != nil {
+		return nil, errors.Join(err, r.Close(), in.Close())
+	}
+	x := &Holding{p: p, in: in, out: bufio.NewReader(r), r: r}
+	line := make(chan error, 1)
+	go func() {
+		_, err := x.out.ReadString('\n')
+		line <- err
+	}()
+	select {
+	case err = <-line:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		x.Kill()
+		return nil, fmt.Errorf("%d connections to %s: %w", n, addr, err)
+	}
+	return x, nil
+}
+
+// Kill ends it, whatever it does.
+func (x *Holding) Kill() {
+	x.in.Close()
+	lab.Process{PID: x.p.PID()}.Kill()
+	x.p.Wait()
+	x.r.Close()
+}
+
+// End lets the connections end in order and says what became of all.
+func (x *Holding) End() (Held, error) {
+	defer x.r.Close()
+	x.in.Close()
+	var h Held
+	err := json.NewDecoder(x.out).Decode(&h)
+	return h, errors.Join(err, x.p.Wait())
+}
+
+func hold(args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	life, err := time.ParseDuration(args[2])
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		end()
+	}()
+	var mu sync.Mutex
+	h := Held{By: Asked{}}
+	var first, all sync.WaitGroup
+	first.Add(n)
+	for range n {
+		all.Go(func() {
+			began := sync.OnceFunc(first.Done)
+			for ctx.Err() == nil {
+				c, name, err := connect(args[0])
+				mu.Lock()
+				h.Connections++
+				if err == nil {
+					h.By[name]++
+				} else {
+					h.Broken = append(h.Broken, Break{At: time.Now(), Error: err.Error()})
+				}
+				mu.Unlock()
+				began()
+				if err != nil {
+					continue
+				}
+				longest, err := talk(ctx, c, life/2+time.Duration(rand.Int63n(int64(life/2)+1)))
+				c.Close()
+				mu.Lock()
+				h.Longest = max(h.Longest, longest)
+				if err != nil {
+					h.Broken = append(h.Broken, Break{c.LocalAddr().String(), name, time.Now(), err.Error()})
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	first.Wait()
+	fmt.Println("ready")
+	all.Wait()
+	return json.NewEncoder(os.Stdout).Encode(h)
+}
+
+// talk says lines for a while.
+func talk(ctx context.Context, c net.Conn, life time.Duration) (longest time.Duration, err error) {
+	r := bufio.NewReader(c)
+	for i, end := 0, time.Now().Add(life); time.Now().Before(end) && ctx.Err() == nil; i++ {
+		from := time.Now()
+		c.SetDeadline(from.Add(patience))
+		line := fmt.Sprintf("line %d\n", i)
+		if _, err := io.WriteString(c, line); err != nil {
+			return longest, err
+		}
+		back, err := r.ReadString('\n')
+		if err != nil {
+			return longest, err
+		}
+		if back != line {
+			return longest, fmt.Errorf("%q came back as %q", line, back)
+		}
+		longest = max(longest, time.Since(from))
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return longest, nil
+}
