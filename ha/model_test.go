@@ -277,6 +277,17 @@ func (w *world) canJoin(i int) bool {
 	return n.r.run && o.r.run && n.r.primary && !n.r.degraded && o.r.follow && !n.r.joined && !o.r.joined && o.disk.epoch <= n.disk.epoch
 }
 
+// alones says that a call that lets a primary go on alone is on its way. That a stream
+// is lost in that time is left out: see docs/automaton.md, what is not mended.
+func (w *world) alones() bool {
+	for i := range w.n {
+		if slices.ContainsFunc(w.n[i].tasks, func(t mtask) bool { return t.run.Task.Kind == TaskAlone && !t.done }) {
+			return true
+		}
+	}
+	return false
+}
+
 // hurried says that a join would overtake what primary i is to be told of the loss
 // before, or to tell. It may, but not for ever: the stream would be given up and opened
 // for ever.
