@@ -45,10 +45,11 @@ func (s *State) wants(r Role) Parts {
 
 // certain says that this primary knows that nobody has taken over: the peer is
 // dead as far as can be known, or says that it does not reign and cannot begin to:
-// because it hears us, or is not started.
+// because it hears us, or is not started. One that waits and does not hear us may be
+// about to take this node for dead.
 func (m *machine) certain() bool {
 	p := m.Peer
-	return m.peerDead() || m.heard() && !p.Primary && (p.HearsMe || p.Role == RoleStop || p.Role == RoleWait && !p.Ready)
+	return m.peerDead() || m.heard() && !p.Primary && (p.HearsMe || p.Role == RoleStop)
 }
 
 // address sets what is missing, once at a time. The link is asked first whether
