@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -145,4 +146,44 @@ func TestNewFailures(t *testing.T) {
 	if _, err := p.pass.Run(context.Background()); !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("a file that always fails: %v", err)
 	}
+}
+
+// TestCountedWhenNumbered: what is numbered after the question whether all was well is
+// not counted before it, or nobody would ask again.
+func TestCountedWhenNumbered(t *testing.T) {
+	var n, bytes atomic.Int64
+	s := countedStream{uncounted{t, &n}, &n, &bytes}
+	s.Post(&journal.Op{Kind: journal.KindPunch})
+	s.Submit(&journal.Op{Kind: journal.KindWrite, Data: []byte("abc")})
+	s.Start(&journal.Op{Kind: journal.KindSyncDir})
+	s.Start(&journal.Op{Kind: journal.KindSyncEnd})
+	if n.Load() != 3 || bytes.Load() != 3 {
+		t.Errorf("%d operations, %d bytes", n.Load(), bytes.Load())
+	}
+}
+
+// uncounted numbers operations, none of which may be counted yet.
+type uncounted struct {
+	t *testing.T
+	n *atomic.Int64
+}
+
+func (u uncounted) number(op *journal.Op, want int64) {
+	u.t.Helper()
+	if u.n.Load() != want {
+		u.t.Errorf("%s was counted before it was numbered", op.Kind)
+	}
+}
+
+func (u uncounted) Post(op *journal.Op) error { u.number(op, 0); return nil }
+
+func (u uncounted) Submit(op *journal.Op) (journal.Seq, error) { u.number(op, 1); return 2, nil }
+
+func (u uncounted) Wait(journal.Seq) error { return nil }
+
+func (u uncounted) Start(op *journal.Op) (Answer, error) {
+	if op.Kind != journal.KindSyncEnd {
+		u.number(op, 2)
+	}
+	return nil, nil
 }

@@ -36,7 +36,8 @@ func (s senderStream) Start(op *journal.Op) (Answer, error) {
 }
 
 // countedStream counts what a pass sends: the operations, but for the question
-// whether all was well, and their bytes.
+// whether all was well, and their bytes. It counts what has its place in the order
+// already: what is counted before that question, the answer speaks of.
 type countedStream struct {
 	Stream
 	n     *atomic.Int64
@@ -44,20 +45,20 @@ type countedStream struct {
 }
 
 func (s countedStream) Submit(op *journal.Op) (journal.Seq, error) {
-	s.n.Add(1)
+	defer s.n.Add(1)
 	s.bytes.Add(int64(len(op.Data)))
 	return s.Stream.Submit(op)
 }
 
 func (s countedStream) Post(op *journal.Op) error {
-	s.n.Add(1)
+	defer s.n.Add(1)
 	s.bytes.Add(int64(len(op.Data)))
 	return s.Stream.Post(op)
 }
 
 func (s countedStream) Start(op *journal.Op) (Answer, error) {
 	if op.Kind != journal.KindSyncEnd {
-		s.n.Add(1)
+		defer s.n.Add(1)
 	}
 	s.bytes.Add(int64(len(op.Data)))
 	return s.Stream.Start(op)

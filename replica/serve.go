@@ -47,6 +47,7 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		// What was under way when the second joined is carried out now: its notes
 		// are there for the pass to see, and it is in what the pass reads.
 		r.gate.Quiet(func() { l.mark = r.notes.Rotate() })
+		var late []difference // the pass was over, or had failed
 		mended := make(chan struct{})
 		stop := make(chan struct{})
 		go func() { // what ends differently during the pass is passed again
@@ -62,7 +63,7 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 						remote = d.remote
 					}
 					if !l.pass.Failed(d.op, remote) {
-						l.sender.Close(d)
+						late = append(late, d)
 					}
 				case <-stop:
 					return
@@ -77,6 +78,14 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		stats, err := l.pass.Run(ctx)
 		close(stop)
 		<-mended
+		for _, d := range late { // for the next pass
+			if nerr := r.noteDifference(d.op); nerr != nil {
+				return nerr
+			}
+			if err == nil {
+				l.sender.Close(d)
+			}
+		}
 		<-told
 		for _, f := range r.trees {
 			if err == nil && !f.Tree().Indexed() {
