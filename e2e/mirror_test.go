@@ -66,15 +66,22 @@ func (s *scenario) notLogged(i int, unwanted string) {
 	within(s.t, patience, func(ctx context.Context) error { return s.Nodes[i].Absent(ctx, s.marks[i], unwanted) })
 }
 
-// shows says that host i names this state and this one of the other host.
+// shows waits until host i names this state and this one of the other host. What it
+// says of the other comes with the next heartbeat.
 func (s *scenario) shows(i int, state, remote string) {
 	s.t.Helper()
 	within(s.t, patience, func(ctx context.Context) error {
-		got, err := s.Nodes[i].State(ctx)
-		if err == nil && (got.State != state || got.Remote != remote) {
-			s.t.Errorf("%s is %s and sees %s; expected %s and %s", s.Nodes[i].Name(), got.State, got.Remote, state, remote)
+		for {
+			got, err := s.Nodes[i].State(ctx)
+			if err == nil && got.State == state && got.Remote == remote {
+				return nil
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+				return fmt.Errorf("%s is %s and sees %s (%w); expected %s and %s", s.Nodes[i].Name(), got.State, got.Remote, errors.Join(err, ctx.Err()), state, remote)
+			}
 		}
-		return err
 	})
 }
 
