@@ -13,7 +13,7 @@ import (
 // TestACLInPass makes a file during a pass in a directory whose default ACL the
 // second does not have yet.
 func TestACLInPass(t *testing.T) {
-	a, b := slowPass(t, 36146, 2)
+	a, b := slowPass(t, 26146, 2)
 	acl := []byte("\x02\x00\x00\x00\x01\x00\x07\x00\xff\xff\xff\xff\x02\x00\x07\x00\x37\x12\x00\x00\x04\x00\x05\x00\xff\xff\xff\xff\x10\x00\x07\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff")
 	a.must(unix.Setxattr(filepath.Join(a.dir, "group"), "system.posix_acl_default", acl, 0))
 	for end := time.Now().Add(5 * time.Second); ; {

@@ -73,8 +73,8 @@ func pauses(t *testing.T, p ...time.Duration) {
 
 func smallPair(t *testing.T, async conf.Async) (a, b *host) {
 	ctx := context.Background()
-	a = newHost(t, "a", "127.0.0.1:35601", async)
-	b = newHost(t, "b", "127.0.0.1:35602", async, small(t))
+	a = newHost(t, "a", "127.0.0.1:25601", async)
+	b = newHost(t, "b", "127.0.0.1:25602", async, small(t))
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
 	a.must(a.c.Alone(ctx, 1))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))

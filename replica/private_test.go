@@ -71,8 +71,8 @@ func excludedPair(t *testing.T, async conf.Async) (a, b *host) {
 			}
 		}
 	}
-	a = newHost(t, "a", "127.0.0.1:35601", async, own("of a"))
-	b = newHost(t, "b", "127.0.0.1:35602", async, own("of b"))
+	a = newHost(t, "a", "127.0.0.1:25601", async, own("of a"))
+	b = newHost(t, "b", "127.0.0.1:25602", async, own("of b"))
 	a.excluding()
 	b.excluding()
 	a.must(a.c.Promote(ctx, 1, ForcePrim))

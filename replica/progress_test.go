@@ -16,8 +16,8 @@ import (
 // what goes over the stream is counted.
 func TestProgressOnBoth(t *testing.T) {
 	ctx := context.Background()
-	a := newHost(t, "a", "127.0.0.1:35601", conf.AsyncSecond)
-	b := newHost(t, "b", "127.0.0.1:35602", conf.AsyncSecond)
+	a := newHost(t, "a", "127.0.0.1:25601", conf.AsyncSecond)
+	b := newHost(t, "b", "127.0.0.1:25602", conf.AsyncSecond)
 	a.stop(false)
 	a.cfg.RFS.ReiAllowedBW = 400 // KB/s: it takes some seconds
 	a.start()

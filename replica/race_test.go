@@ -68,7 +68,7 @@ func slowPass(t *testing.T, port int, seconds int) (a, b *host) {
 // stays, or it could be promoted without what is changed from then on.
 func TestAloneLeavesJoined(t *testing.T) {
 	ctx := context.Background()
-	a, b := pairOn(t, 36150)
+	a, b := pairOn(t, 26150)
 	a.must(a.c.Alone(ctx, 1))
 	a.must(os.WriteFile(filepath.Join(a.dir, "f"), []byte("answered"), 0o644))
 	a.stop(false)
@@ -85,7 +85,7 @@ func TestAloneLeavesJoined(t *testing.T) {
 // pass must not make it up to date.
 func TestOutdateEndsSynchronisation(t *testing.T) {
 	ctx := context.Background()
-	a, b := slowPass(t, 36110, 2)
+	a, b := slowPass(t, 26110, 2)
 	b.must(b.c.Outdate(ctx, 1))
 	a.wait(EventPeerLost)
 	if err := b.c.Promote(ctx, 2, NoForce); !errors.Is(err, ErrNotUptodate) && !errors.Is(err, ErrInconsistent) {
@@ -101,7 +101,7 @@ func TestOutdateEndsSynchronisation(t *testing.T) {
 // that is in work is written all the time: the primary goes on by itself, since
 // the second cannot be promoted.
 func TestSecondLostInPass(t *testing.T) {
-	a, b := slowPass(t, 36120, 16)
+	a, b := slowPass(t, 26120, 16)
 	const writers = 16
 	ctx, stop := context.WithCancel(context.Background())
 	ended, count := make(chan error, writers), make(chan struct{})
@@ -146,7 +146,7 @@ func TestSecondLostInPass(t *testing.T) {
 // a change waits.
 func TestStopNotYetAlone(t *testing.T) {
 	ctx := context.Background()
-	a := newHost(t, "a", "127.0.0.1:36130", conf.AsyncSecond)
+	a := newHost(t, "a", "127.0.0.1:26130", conf.AsyncSecond)
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
 	done := make(chan error, 1)
 	go func() { done <- os.Mkdir(filepath.Join(a.dir, "d"), 0o755) }()
@@ -172,7 +172,7 @@ func TestStopNotYetAlone(t *testing.T) {
 // TestInheritanceInPass makes files during a pass in a directory whose attributes
 // the second does not have yet.
 func TestInheritanceInPass(t *testing.T) {
-	a, b := slowPass(t, 36140, 2)
+	a, b := slowPass(t, 26140, 2)
 	for end := time.Now().Add(5 * time.Second); ; { // until the second has the directory
 		if _, err := os.Stat(filepath.Join(b.dir, "group")); err == nil {
 			break
@@ -193,7 +193,7 @@ func TestInheritanceInPass(t *testing.T) {
 // changed and the second promoted.
 func TestMappedAtPromotion(t *testing.T) {
 	ctx := context.Background()
-	a, b := pairOn(t, 36160)
+	a, b := pairOn(t, 26160)
 	name := "mapped"
 	a.must(os.WriteFile(filepath.Join(a.dir, name), bytes.Repeat([]byte{'1'}, 4096), 0o644))
 	settled(t, a, b)
@@ -237,8 +237,8 @@ func TestOpenedBeforeIdentified(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	a := newHost(t, "a", "127.0.0.1:36170", conf.AsyncSecond, prepare)
-	b := newHost(t, "b", "127.0.0.1:36171", conf.AsyncSecond, prepare)
+	a := newHost(t, "a", "127.0.0.1:26170", conf.AsyncSecond, prepare)
+	b := newHost(t, "b", "127.0.0.1:26171", conf.AsyncSecond, prepare)
 	early, err := os.Open(filepath.Join(b.dir, "sub"))
 	b.must(err)
 	defer early.Close()
@@ -264,7 +264,7 @@ func TestOpenedBeforeIdentified(t *testing.T) {
 // the modification time could be sent, and lets it join again without a copy.
 func TestTimesAfterCleanRejoin(t *testing.T) {
 	ctx := context.Background()
-	a, b := pairOn(t, 36180)
+	a, b := pairOn(t, 26180)
 	a.must(os.Mkdir(filepath.Join(a.dir, "d"), 0o755))
 	b.stop(true)
 	a.wait(EventPeerLost)
@@ -278,7 +278,7 @@ func TestTimesAfterCleanRejoin(t *testing.T) {
 
 // TestNamedLater gives a file that was born without a name one, on a pair.
 func TestNamedLater(t *testing.T) {
-	a, b := pairOn(t, 36182)
+	a, b := pairOn(t, 26182)
 	fd, err := unix.Open(a.dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600)
 	a.must(err)
 	defer unix.Close(fd)

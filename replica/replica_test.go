@@ -190,8 +190,8 @@ func settled(t *testing.T, a, b *host) {
 // pair returns a primary and its second, in sync.
 func pair(t *testing.T, async conf.Async) (a, b *host) {
 	ctx := context.Background()
-	a = newHost(t, "a", "127.0.0.1:35601", async)
-	b = newHost(t, "b", "127.0.0.1:35602", async)
+	a = newHost(t, "a", "127.0.0.1:25601", async)
+	b = newHost(t, "b", "127.0.0.1:25602", async)
 	if err := a.c.Promote(ctx, 1, NoForce); !errors.Is(err, ErrNotUptodate) {
 		t.Fatalf("promote of a new host: %v, expected %v", err, ErrNotUptodate)
 	}

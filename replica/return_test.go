@@ -90,7 +90,7 @@ func (h *host) populate() {
 // A second that was away gets what was changed meanwhile, and nothing else is read.
 func TestReturnAfterLoss(t *testing.T) {
 	ctx := context.Background()
-	a, b := pairOn(t, 36400)
+	a, b := pairOn(t, 26400)
 	a.populate()
 	noNotes(a, b) // what was changed since the last checkpoint would be looked at as well
 	b.stop(false)
@@ -145,7 +145,7 @@ func noNotes(hosts ...*host) {
 // primary's in its place, the second's in the quarantine.
 func TestSplitBrain(t *testing.T) {
 	ctx := context.Background()
-	a, b := pairOn(t, 36410)
+	a, b := pairOn(t, 26410)
 	a.write("both", "before")
 	a.must(os.Mkdir(a.path("d"), 0o755))
 	a.write("d/gone", "deleted on b only")
@@ -197,7 +197,7 @@ func TestSplitBrain(t *testing.T) {
 // the primary's stays, the second's is replaced.
 func TestChangedBehind(t *testing.T) {
 	ctx := context.Background()
-	a, b := pairOn(t, 36420)
+	a, b := pairOn(t, 26420)
 	a.populate()
 	noNotes(a, b)
 	b.stop(true)
@@ -227,7 +227,7 @@ func TestChangedBehind(t *testing.T) {
 // A primary that gives way without a restart tells what it has made alone.
 func TestGivesWay(t *testing.T) {
 	ctx := context.Background()
-	a, b := pairOn(t, 36430)
+	a, b := pairOn(t, 26430)
 	a.write("both", "before")
 	a.must(os.Mkdir(a.path("d"), 0o755))
 	noNotes(a, b)

@@ -140,7 +140,7 @@ func (h *host) hasty(ctx context.Context, seed uint64, did *atomic.Int64) error 
 
 // While the application changes everything nothing differs.
 func TestVerifyUnderLoad(t *testing.T) {
-	a, b := verifyPair(t, 36500)
+	a, b := verifyPair(t, 26500)
 	for d := range 4 {
 		a.must(os.Mkdir(a.path(fmt.Sprint("dir", d)), 0o755))
 	}
@@ -184,7 +184,7 @@ func TestVerifyUnderLoad(t *testing.T) {
 
 // Every kind of difference is found and named, and a repair mends it.
 func TestVerifyFindsAndRepairs(t *testing.T) {
-	a, b := verifyPair(t, 36510)
+	a, b := verifyPair(t, 26510)
 	const mib = 1 << 20
 	noise := make([]byte, 5*mib)
 	r := rand.New(rand.NewPCG(1, 2))
@@ -348,7 +348,7 @@ func (h *host) listen(f func(Event)) {
 
 // A verification that is interrupted leaves nothing behind.
 func TestVerifyInterrupted(t *testing.T) {
-	a, b := verifyPair(t, 36520)
+	a, b := verifyPair(t, 26520)
 	a.must(os.WriteFile(a.path("large"), make([]byte, 8<<20), 0o644))
 	settled(t, a, b)
 	a.cfg.RFS.ReiAllowedBW = 1 << 10 // KB/s
@@ -385,7 +385,7 @@ func TestVerifyInterrupted(t *testing.T) {
 
 func TestVerifyRefused(t *testing.T) {
 	ctx := context.Background()
-	a, b := verifyPair(t, 36530)
+	a, b := verifyPair(t, 26530)
 	refused := func(h *host, when, want string) {
 		t.Helper()
 		_, err := h.c.Verify(ctx, false, func(VerifyLine) {})
