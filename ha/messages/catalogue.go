@@ -76,7 +76,6 @@ var catalogue = []message{
 	{"{} still uses the former cluster key: apply SAFEVAR/cluster/cluster.zip there", "{} utilise encore l'ancienne clé du cluster : y appliquer SAFEVAR/cluster/cluster.zip"},
 	{"The configuration of module {} is not the same on {}: compare \"skfs confinfo -m {}\" of both nodes and apply it again",
 		"La configuration du module {} n'est pas la même sur {} : comparer \"skfs confinfo -m {}\" des deux nœuds et la réappliquer"},
-	{"All heartbeats are lost, and the witness too: {}", "Tous les heartbeats sont perdus, et le témoin aussi : {}"},
 	{"Heartbeats are not signed: the cluster has no key (skfs cluster genkey makes one)",
 		"Les heartbeats ne sont pas signés : le cluster n'a pas de clé (skfs cluster genkey en crée une)"},
 	{"permanent_arp of {}: {}", "permanent_arp de {} : {}"},
