@@ -131,7 +131,7 @@ func (y *yard) alone(ctx context.Context) error {
 	if err := p.client.Promote(ctx, epoch, replica.ForcePrim); err != nil {
 		return err
 	}
-	return p.client.Alone(ctx, epoch)
+	return p.client.Alone(ctx, epoch, replica.AnyStream)
 }
 
 // join starts the second and returns how long it takes to be in sync.
@@ -167,7 +167,7 @@ func (y *yard) leave(ctx context.Context) error {
 	}
 	select {
 	case <-a.lost:
-		return a.client.Alone(ctx, epoch)
+		return a.client.Alone(ctx, epoch, replica.AnyStream)
 	case <-ctx.Done():
 		return fmt.Errorf("host %s does not notice that its second has gone: %w", a.host.Name(), ctx.Err())
 	}

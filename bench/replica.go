@@ -61,7 +61,7 @@ func (t *target) startReplicas(ctx context.Context, hosts []*lab.Host, async con
 	if err := primary.client.Promote(ctx, epoch, replica.ForcePrim); err != nil {
 		return err
 	}
-	if err := primary.client.Alone(ctx, epoch); err != nil {
+	if err := primary.client.Alone(ctx, epoch, replica.AnyStream); err != nil {
 		return err
 	}
 	if len(t.replicas) == 1 {

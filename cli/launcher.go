@@ -192,7 +192,7 @@ func (r *remoteReplica) pump() {
 		if err := level.UnmarshalText([]byte(e.Level)); err != nil {
 			level = ha.LevelInfo
 		}
-		r.events <- ha.ReplicaEvent{Kind: eventKinds[e.Kind], Epoch: e.Epoch, Text: e.Text, Level: level, Source: e.Source, Follow: ha.FollowOptions(e.Follow)}
+		r.events <- ha.ReplicaEvent{Kind: eventKinds[e.Kind], Epoch: e.Epoch, Stream: e.Stream, Text: e.Text, Level: level, Source: e.Source, Follow: ha.FollowOptions(e.Follow)}
 	}
 }
 
@@ -202,7 +202,7 @@ func (r *remoteReplica) Status(ctx context.Context) (ha.ReplicaStatus, error) {
 	s, err := r.c.Status(ctx)
 	return ha.ReplicaStatus{
 		Role: s.Role, Epoch: s.Epoch, Uptodate: s.Uptodate, Consistent: s.Consistent, Connected: s.Connected,
-		Synced: s.Synced, Frozen: s.Frozen, Degraded: s.Degraded, Rank: s.Rank, Follow: ha.FollowOptions(s.Follow), Sent: s.Sent, Received: s.Received, Copied: s.Copied, Progress: ha.ReplicaProgress(s.Progress),
+		Synced: s.Synced, Stream: s.Stream, Frozen: s.Frozen, Degraded: s.Degraded, Rank: s.Rank, Follow: ha.FollowOptions(s.Follow), Sent: s.Sent, Received: s.Received, Copied: s.Copied, Progress: ha.ReplicaProgress(s.Progress),
 	}, err
 }
 
@@ -223,9 +223,11 @@ func (r *remoteReplica) Promote(ctx context.Context, epoch uint64, force ha.Forc
 	return err
 }
 
-func (r *remoteReplica) Abandon(ctx context.Context) error             { return r.c.Abandon(ctx) }
-func (r *remoteReplica) Cut(ctx context.Context) error                 { return r.c.Cut(ctx) }
-func (r *remoteReplica) Alone(ctx context.Context, epoch uint64) error { return r.c.Alone(ctx, epoch) }
+func (r *remoteReplica) Abandon(ctx context.Context) error { return r.c.Abandon(ctx) }
+func (r *remoteReplica) Cut(ctx context.Context) error     { return r.c.Cut(ctx) }
+func (r *remoteReplica) Alone(ctx context.Context, epoch, stream uint64) error {
+	return r.c.Alone(ctx, epoch, stream)
+}
 
 func (r *remoteReplica) Follow(ctx context.Context, epoch uint64, addr string, o ha.FollowOptions) error {
 	return r.c.Follow(ctx, epoch, addr, replica.FollowOptions(o))

@@ -188,8 +188,7 @@
 //     application runs.
 //   - Clocks of the nodes need not agree: nothing compares them. syncdelta and
 //     syncat go by this node's own; a clock that was set back makes nothing recent.
-//   - A call to a replica does not take as long as a join, a whole synchronisation
-//     and a new loss of the stream.
+//   - A call that cuts the stream does not take as long as a join.
 //   - The disk under SAFEVAR does not hang for as long as a lease while the state of
 //     a primary changes: the loop that renews writes it. (One that fails is no matter.)
 //   - Scripts do not leave their process group if they want to be killable.

@@ -113,7 +113,7 @@ func (r *fakeReplica) Promote(ctx context.Context, epoch uint64, force Force) er
 	})
 }
 
-func (r *fakeReplica) Alone(ctx context.Context, epoch uint64) error {
+func (r *fakeReplica) Alone(ctx context.Context, epoch, stream uint64) error {
 	return r.with(func(n, _ *fakeNode) error {
 		r.d.note(r.i, "alone %d", epoch)
 		if r.frozen {

@@ -134,7 +134,7 @@ func (w *world) moves(commands bool) []move {
 	if w.n[0].v.paused || w.n[1].v.paused {
 		return ms
 	}
-	if w.n[0].r.joined && !w.alones() {
+	if w.n[0].r.joined {
 		add(true, func(w *world) { w.unjoin() }, "stream breaks")
 	}
 	for i := range w.n {

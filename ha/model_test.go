@@ -70,6 +70,7 @@ type mreplica struct {
 	fresh                                           bool // in sync in the life of this process, and not outdated since
 	full, did                                       bool // the Follow asked for everything; what ended last was that
 	joined, synced, copying                         bool
+	stream                                          uint64 // primary: streams of its epoch so far
 	events                                          []ReplicaEvent
 	gone                                            bool // its death is not known yet
 }
@@ -264,8 +265,8 @@ func (w *world) promotable(i int) bool {
 func (w *world) canJoin(i int) bool {
 	n, o := &w.n[i], &w.n[1-i]
 	for _, t := range n.tasks {
-		if (t.run.Task.Kind == TaskAlone || t.run.Task.Kind == TaskCut) && !t.done {
-			return false // no call takes as long as a join, a synchronisation and a loss
+		if t.run.Task.Kind == TaskCut && !t.done {
+			return false // that call does not take as long as a join
 		}
 	}
 	if n.daemon && o.daemon && !w.cut[1-i] && n.s.silent() {
@@ -275,17 +276,6 @@ func (w *world) canJoin(i int) bool {
 		return false
 	}
 	return n.r.run && o.r.run && n.r.primary && !n.r.degraded && o.r.follow && !n.r.joined && !o.r.joined && o.disk.epoch <= n.disk.epoch
-}
-
-// alones says that a call that lets a primary go on alone is on its way. That a stream
-// is lost in that time is left out: see docs/automaton.md, what is not mended.
-func (w *world) alones() bool {
-	for i := range w.n {
-		if slices.ContainsFunc(w.n[i].tasks, func(t mtask) bool { return t.run.Task.Kind == TaskAlone && !t.done }) {
-			return true
-		}
-	}
-	return false
 }
 
 // hurried says that a join would overtake what primary i is to be told of the loss
@@ -302,12 +292,17 @@ func (w *world) hurried(i int) bool {
 }
 
 func (w *world) tell(i int, k ReplicaEventKind, epoch uint64) {
-	w.n[i].r.events = append(w.n[i].r.events, ReplicaEvent{Kind: k, Epoch: epoch})
+	e := ReplicaEvent{Kind: k, Epoch: epoch}
+	if w.n[i].r.primary && k != Synced {
+		e.Stream = w.n[i].r.stream
+	}
+	w.n[i].r.events = append(w.n[i].r.events, e)
 }
 
 func (w *world) join(i int) {
 	n, o := &w.n[i], &w.n[1-i]
 	n.r.joined, o.r.joined, n.r.frozen = true, true, false
+	n.r.stream++
 	if o.r.full || o.disk.role != "clean" || o.disk.data != n.disk.data {
 		n.r.copying = true
 		o.r.fresh = false
@@ -406,7 +401,7 @@ func (w *world) startDaemon(i int, boot bool) {
 func (w *world) status(i int) ReplicaStatus {
 	n := &w.n[i]
 	return ReplicaStatus{Role: n.disk.role, Epoch: n.disk.epoch, Uptodate: n.r.primary || n.r.fresh || n.disk.role == "alone",
-		Consistent: n.disk.role != "syncing", Connected: n.r.joined, Synced: n.r.synced, Frozen: n.r.frozen, Degraded: n.r.degraded,
+		Consistent: n.disk.role != "syncing", Connected: n.r.joined, Synced: n.r.synced, Frozen: n.r.frozen, Degraded: n.r.degraded, Stream: n.r.stream,
 		Follow: FollowOptions{Full: n.r.did}}
 }
 
@@ -455,7 +450,7 @@ func (w *world) exec(i, k int) {
 		case TaskPromote:
 			err = w.promote(i, t.Task)
 		case TaskAlone:
-			if r.primary && !r.joined {
+			if r.primary && !r.joined && r.stream <= t.Task.Stream {
 				w.alone(i)
 			}
 		case TaskCut:
@@ -522,7 +517,7 @@ func (w *world) promote(i int, t Task) error {
 	if n.r.joined {
 		w.unjoin()
 	}
-	n.r.primary, n.r.frozen, n.r.drained, n.r.follow, n.r.full, n.r.did = true, true, false, false, false, false
+	n.r.primary, n.r.frozen, n.r.drained, n.r.follow, n.r.full, n.r.did, n.r.stream = true, true, false, false, false, false, 0
 	n.disk.epoch, n.disk.role = t.Epoch, "connected"
 	return nil
 }

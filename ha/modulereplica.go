@@ -78,7 +78,7 @@ func (m *module) callReplica(ctx context.Context, mc *moduleConf, r Replica, a R
 	case TaskPromote:
 		d.Err = r.Promote(ctx, t.Epoch, t.Forced)
 	case TaskAlone:
-		d.Err = r.Alone(ctx, t.Epoch)
+		d.Err = r.Alone(ctx, t.Epoch, t.Stream)
 	case TaskCut:
 		d.Err = r.Cut(ctx)
 	case TaskAbandon:

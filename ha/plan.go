@@ -139,7 +139,7 @@ func (m *machine) reign(f Force, to Role, start Parts) {
 	m.Seen = m.Epoch
 	m.Reign, m.Established, m.Unprotected, m.Drained, m.Drop = true, false, false, false, Drop{}
 	m.Lost, m.Rival, m.Followed, m.Why, m.SwapAsk, m.Home = false, false, false, NoBlock, 0, false
-	m.Data.Joined, m.Data.Synced, m.Data.Frozen = false, false, false
+	m.Data.Joined, m.Data.Synced, m.Data.Frozen, m.Data.Stream = false, false, false, 0
 	if m.Conf.HasData {
 		m.plan(Task{Kind: TaskPromote, Epoch: m.Epoch, Forced: f})
 	} else {

@@ -51,10 +51,11 @@ type Replica interface {
 	Promote(ctx context.Context, epoch uint64, force Force) error
 
 	// Alone lets the primary of epoch go on without the peer: it durably records
-	// so (before the first answer), and answers the calls that waited. It has no
-	// effect when nothing waits, in particular when a second has joined since:
-	// that stream stays, in sync or not.
-	Alone(ctx context.Context, epoch uint64) error
+	// so (before the first answer), and answers the calls that waited. stream is the
+	// last one of the epoch that the caller knows of (ReplicaEvent.Stream; 0: none).
+	// When a second has joined since, it has no effect: that stream stays, in sync
+	// or not; and if it was lost again, what is to be conceded is another loss.
+	Alone(ctx context.Context, epoch, stream uint64) error
 
 	// Cut ends the stream to the second, which is silent on all heartbeats, as if
 	// it had broken: PeerLost follows. No effect when there is none.
@@ -141,6 +142,7 @@ const (
 type ReplicaEvent struct {
 	Kind   ReplicaEventKind
 	Epoch  uint64
+	Stream uint64 // PeerJoined and PeerLost, on the primary: which stream of Epoch, from 1
 	Text   string
 	Level  Level
 	Source string        // "reintegre", "nfsadmin", …
@@ -155,6 +157,7 @@ type ReplicaStatus struct {
 	Consistent bool   // not in the middle of a synchronisation: may be primary at all
 	Connected  bool   // the stream to the peer is up
 	Synced     bool   // …and the second's data is the primary's
+	Stream     uint64 // primary: the last stream of Epoch, 0: none
 	Frozen     bool   // primary: changes wait, see PeerLost
 	Degraded   bool
 	Rank       int           // of two data of the same epoch the greater knows more

@@ -69,11 +69,12 @@ type State struct {
 	Classes  []Class  `json:",omitzero"` // what command errd has said of classes, by name; see detecting. Step replaces it, and never changes it
 	Rebooted bool     // an automatic reboot was asked for; the module starts again after it
 
-	Plan   []Task // what is left of the transition under way
-	Cur    Task   // the task under way; Kind 0: none
-	CurID  uint64
-	TaskID uint64 // the last one given
-	Alone  uint64 // id of a Replica.Alone under way beside the plan
+	Plan    []Task // what is left of the transition under way
+	Cur     Task   // the task under way; Kind 0: none
+	CurID   uint64
+	TaskID  uint64 // the last one given
+	Alone   uint64 // id of a Replica.Alone under way beside the plan
+	AloneOf uint64 // …and after the loss of which stream of the reign
 	// The virtual addresses, while Up has PartAddress; see address.go.
 	Missing   Addresses // not on this host
 	Refused   Addresses // …and not to be set again: somebody removed them, and their ip checker tells
@@ -242,9 +243,10 @@ type Data struct {
 	Uptodate   bool
 	Consistent bool
 	Rank       int
-	Joined     bool // a stream is up
-	Synced     bool // …and the second's data is the primary's
-	Frozen     bool // primary: changes wait
+	Joined     bool   // a stream is up
+	Synced     bool   // …and the second's data is the primary's
+	Frozen     bool   // primary: changes wait
+	Stream     uint64 // primary: the last stream of its reign that is known, see Replica.Alone
 }
 
 // Beat is what a node says of itself in every heartbeat: facts, never requests

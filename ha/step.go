@@ -107,7 +107,8 @@ func (m *machine) beside() {
 	m.address()
 	if m.Reign && m.Established && m.Data.Frozen && m.Alone == 0 && m.Cur.Kind != TaskDemote && m.conceded() {
 		m.Unprotected = true
-		m.Alone = m.run(Task{Kind: TaskAlone, Epoch: m.Epoch})
+		m.AloneOf = m.Data.Stream
+		m.Alone = m.run(m.aloneTask())
 	}
 	if m.mustConcede() && m.Yield == 0 {
 		m.Fresh, m.Stale, m.Followed = false, true, false
@@ -181,6 +182,7 @@ func (m *machine) advance() bool {
 			return true // changes wait no longer since
 		}
 		m.Unprotected = true
+		t.Stream = m.Data.Stream
 	case TaskFollow:
 		m.Follower, m.Afresh = true, false
 	case TaskPromote, TaskStart, TaskStop:
@@ -233,7 +235,9 @@ func (m *machine) done(d Done) {
 			m.failed("go on alone", d.Err)
 			return
 		}
-		m.Data.Frozen, m.Lost = false, !m.Data.Joined
+		if m.AloneOf == m.Data.Stream { // else it had no effect: another second has joined since
+			m.Data.Frozen, m.Lost = false, !m.Data.Joined
+		}
 		return
 	case m.AddressID:
 		m.addressed(d)
@@ -297,7 +301,9 @@ func (m *machine) done(d Done) {
 			m.failed("go on alone", d.Err)
 			return
 		}
-		m.Data.Frozen = false
+		if t.Stream == m.Data.Stream { // as above
+			m.Data.Frozen = false
+		}
 	case TaskStop:
 		if d.Err != nil {
 			m.info("nfsadmin", "Stop of the replication process: "+d.Err.Error())

@@ -280,6 +280,9 @@ func (m *machine) told(e ReplicaEvent) {
 	if e.Epoch != m.Epoch && !(e.Kind == PeerLost && !m.Reign) {
 		return
 	}
+	if m.Reign && (e.Kind == PeerJoined || e.Kind == PeerLost) {
+		m.Data.Stream = e.Stream
+	}
 	switch e.Kind {
 	case PeerLost:
 		m.Data.Joined, m.Data.Synced = false, false
@@ -315,6 +318,11 @@ func (m *machine) told(e ReplicaEvent) {
 func (m *machine) peerLost() {
 	m.Data.Frozen = true
 	m.asks()
+}
+
+// aloneTask is the task beside the plan that ends the wait after the loss of AloneOf.
+func (m *machine) aloneTask() Task {
+	return Task{Kind: TaskAlone, Epoch: m.Epoch, Stream: m.AloneOf}
 }
 
 // heardBeat takes over what the peer says of itself.
@@ -417,7 +425,7 @@ func (m *machine) adopted(e Adopted) {
 		m.actions = append(m.actions, Run{m.CurID, m.Cur})
 	}
 	if m.Alone != 0 {
-		m.actions = append(m.actions, Run{m.Alone, Task{Kind: TaskAlone, Epoch: m.Epoch}})
+		m.actions = append(m.actions, Run{m.Alone, m.aloneTask()})
 	}
 	if m.Yield != 0 {
 		m.actions = append(m.actions, Run{m.Yield, Task{Kind: TaskOutdate, Epoch: m.YieldD.Epoch}})
@@ -429,7 +437,10 @@ func (m *machine) adopted(e Adopted) {
 func (m *machine) adoptedReplica(st ReplicaStatus) {
 	m.status(st)
 	was := m.Data
-	m.Data.Joined, m.Data.Synced = st.Connected, st.Connected && st.Synced
+	m.Data.Joined, m.Data.Synced, m.Data.Stream = st.Connected, st.Connected && st.Synced, 0
+	if m.Reign && st.Epoch == m.Epoch {
+		m.Data.Stream = st.Stream
+	}
 	switch {
 	case m.Reign && st.Frozen:
 		if !was.Frozen {

@@ -56,6 +56,7 @@ type Task struct {
 	Action   string    `json:",omitempty"` // start, stop, stopstart, stopwait: third argument of scripts
 	Role     Role      `json:",omitempty"`
 	Epoch    uint64    `json:",omitempty"`
+	Stream   uint64    `json:",omitempty"` // of Alone: see Replica.Alone
 	Forced   Force     `json:",omitempty"` // of Promote
 	Full     bool      `json:",omitempty"`
 	Since    time.Time `json:",omitzero"`

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"time"
@@ -101,9 +102,13 @@ func (c *Client) Promote(ctx context.Context, epoch uint64, force Force) error {
 	return err
 }
 
-// Alone lets the primary go on without its peer.
-func (c *Client) Alone(ctx context.Context, epoch uint64) error {
-	_, err := c.call(ctx, request{Method: "alone", Epoch: epoch})
+// AnyStream is for who has no supervisor: whichever stream was lost last.
+const AnyStream uint64 = math.MaxUint64
+
+// Alone lets the primary go on without its peer, after the loss of stream (see
+// ha.Replica) or of AnyStream.
+func (c *Client) Alone(ctx context.Context, epoch, stream uint64) error {
+	_, err := c.call(ctx, request{Method: "alone", Epoch: epoch, Stream: stream})
 	return err
 }
 

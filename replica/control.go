@@ -24,6 +24,7 @@ import (
 type request struct {
 	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop diff quarantines verify events
 	Epoch  uint64        `json:"epoch,omitempty"`
+	Stream uint64        `json:"stream,omitempty"` // of alone
 	Force  Force         `json:"force,omitempty"`
 	Addr   string        `json:"addr,omitempty"`
 	Follow FollowOptions `json:"follow,omitzero"`
@@ -61,6 +62,7 @@ const (
 type Event struct {
 	Kind   EventKind `json:"kind"`
 	Epoch  uint64    `json:"epoch,omitempty"`
+	Stream uint64    `json:"stream,omitempty"` // of EventPeerJoined and EventPeerLost on the primary: which of Epoch
 	Level  string    `json:"level,omitempty"`  // of EventLog: E or I
 	Source string    `json:"source,omitempty"` // of EventLog
 	Text   string    `json:"text,omitempty"`
@@ -76,7 +78,8 @@ type Status struct {
 	Consistent bool     `json:"consistent"`
 	Connected  bool     `json:"connected"`
 	Synced     bool     `json:"synced"`
-	Noted      int      `json:"noted"` // objects of which the peer may lack something
+	Noted      int      `json:"noted"`  // objects of which the peer may lack something
+	Stream     uint64   `json:"stream"` // primary: the last of Epoch
 	Frozen     bool     `json:"frozen"`
 	Degraded   bool     `json:"degraded"`
 	Rank       int      `json:"rank"`
@@ -110,7 +113,7 @@ func (r *Replica) Status() Status {
 	s := Status{
 		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(r.booted, asyncOf(r.cfg.RFS) == journal.AsyncNone),
 		Uptodate: r.prim || r.synced || r.state.Uptodate(), Consistent: r.state.Consistent(),
-		Synced: r.synced, Degraded: r.cfg.Degraded,
+		Synced: r.synced, Stream: r.streams, Degraded: r.cfg.Degraded,
 	}
 	if l := r.link; r.prim && l != nil {
 		s.Connected = l.sender.Err() == nil
@@ -278,7 +281,7 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 	case "promote":
 		return r.Promote(ctx, req.Epoch, req.Force)
 	case "alone":
-		return r.Alone(ctx, req.Epoch)
+		return r.Alone(ctx, req.Epoch, req.Stream)
 	case "cut":
 		return r.Cut()
 	case "abandon":

@@ -18,7 +18,7 @@ func TestAbnormalDates(t *testing.T) {
 	a, b := pair(t, conf.AsyncSecond)
 	b.stop(true)
 	a.wait(EventPeerLost)
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	s, err := loadState(filepath.Join(b.cfg.StateDir, "rfs.state"))
 	b.must(err)
 	if s.At == (journal.Time{}) {

@@ -21,7 +21,7 @@ func TestDiff(t *testing.T) {
 		t.Errorf("of a node that is no primary: %v", err)
 	}
 	a.must(a.c.Promote(ctx, 1, ForcePrimforce))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.must(os.MkdirAll(a.dir+"/d/e", 0o755))
 	a.must(os.WriteFile(a.dir+"/big", make([]byte, 20<<20), 0o644))
 	a.must(os.WriteFile(a.dir+"/d/small", []byte("x"), 0o644))
@@ -34,7 +34,7 @@ func TestDiff(t *testing.T) {
 	b.wait(EventSynced)
 	b.stop(true)
 	a.wait(EventPeerLost)
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 
 	f, err := os.OpenFile(a.dir+"/big", os.O_WRONLY, 0)
 	a.must(err)

@@ -158,7 +158,7 @@ func (r *Replica) mendOnce(ctx context.Context, l *primaryLink, epoch journal.Ep
 		return err
 	}
 	r.gate.Mend(l.sender, pass)
-	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch)})
+	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch), Stream: l.number})
 	if err := r.bringUp(ctx, l); err != nil {
 		return err
 	}

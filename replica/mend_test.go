@@ -76,7 +76,7 @@ func smallPair(t *testing.T, async conf.Async) (a, b *host) {
 	a = newHost(t, "a", "127.0.0.1:25601", async)
 	b = newHost(t, "b", "127.0.0.1:25602", async, small(t))
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.wait(EventSynced)
@@ -122,7 +122,7 @@ func TestMend(t *testing.T) {
 			a.stop(false)
 			b.wait(EventPeerLost)
 			b.must(b.c.Promote(ctx, 2, NoForce))
-			b.must(b.c.Alone(ctx, 2))
+			b.must(b.c.Alone(ctx, 2, AnyStream))
 			if got, err := os.ReadFile(filepath.Join(b.dir, "large")); err != nil || !bytes.Equal(got, data) {
 				t.Errorf("after the takeover: %d bytes, %v", len(got), err)
 			}
@@ -147,7 +147,7 @@ func TestMendGivesUp(t *testing.T) {
 	if err := b.c.Promote(ctx, 2, NoForce); !errors.Is(err, ErrInconsistent) && !errors.Is(err, ErrNotUptodate) {
 		t.Errorf("promote of a second that lacks a change: %v", err)
 	}
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.must(os.WriteFile(filepath.Join(a.dir, "alone"), []byte("goes on"), 0o644))
 	b.room(16 << 20)
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))

@@ -69,6 +69,7 @@ type primaryLink struct {
 	passed        chan struct{}     // closed when pass has ended; nil without one
 	synced        atomic.Bool       // the second is being told that its data is the primary's; set under Replica.mu
 	wrong         chan difference
+	number        uint64 // of the streams of its epoch, from 1
 }
 
 // failure is why the stream has ended. l may be nil.
@@ -251,14 +252,14 @@ func (r *Replica) admitClean(ctx context.Context, req *journal.Request, epoch jo
 			r.wg.Go(func() { l.sender.Close(err) })
 			return nil
 		}
-		r.link = l
+		r.attach(l)
 		l.mark, l.offered = r.notes.Rotate(), offered
 		return l.sender
 	})
 	if !ok {
 		return l != nil // the request is used up
 	}
-	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch)})
+	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch), Stream: l.number})
 	r.wg.Go(func() { r.serve(ctx, l, epoch) })
 	return true
 }
@@ -302,12 +303,19 @@ func (r *Replica) admitCopy(ctx context.Context, req *journal.Request, epoch jou
 		l.sender.Close(err)
 		return err
 	}
-	r.link, r.passed = l, l.passed
+	r.attach(l)
+	r.passed = l.passed
 	r.gate.Join(l.sender, l.pass)
 	r.mu.Unlock()
-	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch)})
+	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(epoch), Stream: l.number})
 	r.wg.Go(func() { r.serve(ctx, l, epoch) })
 	return nil
+}
+
+// attach makes l the stream to the second. mu is held.
+func (r *Replica) attach(l *primaryLink) {
+	r.streams++
+	r.link, l.number = l, r.streams
 }
 
 // readyToCopy prepares the record, the notes and the index for a copy.

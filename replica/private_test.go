@@ -76,7 +76,7 @@ func excludedPair(t *testing.T, async conf.Async) (a, b *host) {
 	a.excluding()
 	b.excluding()
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.must(os.WriteFile(filepath.Join(a.dir, "before"), []byte("made alone"), 0o640))
 	a.must(os.WriteFile(filepath.Join(a.dir, "before.tmp"), []byte("made alone"), 0o640))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
@@ -158,7 +158,7 @@ func TestNotReplicated(t *testing.T) {
 			// Alone, then the second comes back.
 			b.stop(false)
 			a.wait(EventPeerLost)
-			a.must(a.c.Alone(ctx, 1))
+			a.must(a.c.Alone(ctx, 1, AnyStream))
 			work("alone")
 			a.must(os.Rename(at("alone/back"), at("alone/gone.tmp")))
 			b.start()

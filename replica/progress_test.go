@@ -22,7 +22,7 @@ func TestProgressOnBoth(t *testing.T) {
 	a.cfg.RFS.ReiAllowedBW = 400 // KB/s: it takes some seconds
 	a.start()
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	const files, size = 8, 200 << 10
 	for i := range files {
 		data := make([]byte, size)

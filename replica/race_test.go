@@ -35,7 +35,7 @@ func pairOn(t *testing.T, port int) (a, b *host) {
 	a = newHost(t, "a", fmt.Sprintf("127.0.0.1:%d", port), conf.AsyncSecond)
 	b = newHost(t, "b", fmt.Sprintf("127.0.0.1:%d", port+1), conf.AsyncSecond)
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.wait(EventSynced)
@@ -50,7 +50,7 @@ func slowPass(t *testing.T, port int, seconds int) (a, b *host) {
 	a = newHost(t, "a", fmt.Sprintf("127.0.0.1:%d", port), conf.AsyncSecond)
 	b = newHost(t, "b", fmt.Sprintf("127.0.0.1:%d", port+1), conf.AsyncSecond)
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.cfg.RFS.ReiAllowedBW = 8 << 10 // KB/s
 	a.cfg.RFS.ZoneSize = 1 << 20
 	noise := bytes.Repeat([]byte("0123456789abcdef"), seconds<<19)
@@ -69,15 +69,30 @@ func slowPass(t *testing.T, port int, seconds int) (a, b *host) {
 func TestAloneLeavesJoined(t *testing.T) {
 	ctx := context.Background()
 	a, b := pairOn(t, 26150)
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.must(os.WriteFile(filepath.Join(a.dir, "f"), []byte("answered"), 0o644))
 	a.stop(false)
 	if err := b.c.Promote(ctx, 2, NoForce); err != nil {
 		t.Fatalf("the second of a healthy pair is refused: %v", err)
 	}
-	b.must(b.c.Alone(ctx, 2))
+	b.must(b.c.Alone(ctx, 2, AnyStream))
 	if _, err := os.Stat(filepath.Join(b.dir, "f")); err != nil {
 		t.Errorf("promoted without an answered change: %v", err)
+	}
+}
+
+// TestAloneIsOfOneLoss lets a primary go on after a loss that is older than the
+// stream: what waits since the stream was lost goes on waiting.
+func TestAloneIsOfOneLoss(t *testing.T) {
+	ctx := context.Background()
+	a, b := pairOn(t, 26190)
+	b.must(b.c.Outdate(ctx, 1))
+	a.wait(EventPeerLost)
+	for stream, want := range []bool{true, false} { // frozen
+		a.must(a.c.Alone(ctx, 1, uint64(stream)))
+		if st, err := a.c.Status(ctx); err != nil || st.Stream != 1 || st.Frozen != want {
+			t.Errorf("after the loss of stream %d: %+v, %v; expected frozen %v", stream, st, err, want)
+		}
 	}
 }
 
@@ -222,7 +237,7 @@ func TestMappedAtPromotion(t *testing.T) {
 	a.stop(false)
 	b.wait(EventPeerLost)
 	b.must(b.c.Promote(ctx, 2, NoForce))
-	b.must(b.c.Alone(ctx, 2))
+	b.must(b.c.Alone(ctx, 2, AnyStream))
 	if got, err := os.ReadFile(filepath.Join(b.dir, name)); err != nil || got[0] != '3' {
 		t.Errorf("after promotion: %q %v, expected '3'", got[:1], err)
 	}
@@ -243,13 +258,13 @@ func TestOpenedBeforeIdentified(t *testing.T) {
 	b.must(err)
 	defer early.Close()
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.wait(EventSynced)
 	a.must(a.c.Demote(ctx))
 	b.must(b.c.Promote(ctx, 2, NoForce))
-	b.must(b.c.Alone(ctx, 2))
+	b.must(b.c.Alone(ctx, 2, AnyStream))
 	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.must(unix.Mkdirat(int(early.Fd()), "made", 0o755))
@@ -269,7 +284,7 @@ func TestTimesAfterCleanRejoin(t *testing.T) {
 	b.stop(true)
 	a.wait(EventPeerLost)
 	time.Sleep(timesInterval + timesInterval/2) // the next try to send it fails
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	b.start()
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	b.wait(EventSynced)

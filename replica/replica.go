@@ -85,6 +85,7 @@ type Replica struct {
 	failures int           // primary: copies that have failed since the last that ended well
 	relearn  bool          // a crash may have taken entries from the index since the last checkpoint
 	link     *primaryLink  // primary: the stream to the second, nil if none was accepted
+	streams  uint64        // primary: accepted in this epoch
 	passed   chan struct{} // closed when the last pass that was begun has ended; nil: none
 	follow   *follower     // second
 	ended    bool
@@ -303,7 +304,11 @@ func (r *Replica) Promote(ctx context.Context, epoch uint64, force Force) error 
 		}
 		s := r.state
 		s.Epoch = journal.Epoch(epoch)
-		return r.record(s)
+		if err := r.record(s); err != nil {
+			return err
+		}
+		r.streams = 0
+		return nil
 	}
 	err := r.mayRule(epoch, force)
 	f := r.follow
@@ -362,7 +367,7 @@ func (r *Replica) reign(epoch uint64, force Force, f *follower) error {
 		return err
 	}
 	r.forced, r.minted = force >= ForcePrim, false
-	r.base, r.follow, r.synced, r.prim, r.turns, r.seq = base, nil, false, true, true, 0
+	r.base, r.follow, r.synced, r.prim, r.turns, r.seq, r.streams = base, nil, false, true, true, 0, 0
 	return nil
 }
 
@@ -374,14 +379,16 @@ func (r *Replica) turned() {
 }
 
 // Alone lets the primary go on without its peer, which cannot be promoted any
-// more: see ha.Replica. A second that has joined since stays.
-func (r *Replica) Alone(_ context.Context, epoch uint64) error {
+// more: see ha.Replica. A second that has joined after stream stays.
+func (r *Replica) Alone(_ context.Context, epoch, stream uint64) error {
 	r.mu.Lock()
-	prim, l := r.prim, r.link
+	prim, l, last := r.prim, r.link, r.streams
 	r.mu.Unlock()
 	switch {
 	case !prim:
 		return fmt.Errorf("alone in epoch %d: this replica is no primary", epoch)
+	case last > stream: // its loss, if it is lost, has an event of its own
+		return nil
 	case l != nil && (l.sender.Err() == nil || l.copying()):
 		return nil
 	case l != nil:
@@ -389,7 +396,7 @@ func (r *Replica) Alone(_ context.Context, epoch uint64) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.prim || r.link != l {
+	if !r.prim || r.link != l || r.streams != last {
 		return nil
 	}
 	// From now on the notes are on disk: those of changes in sync, too.

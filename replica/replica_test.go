@@ -196,7 +196,7 @@ func pair(t *testing.T, async conf.Async) (a, b *host) {
 		t.Fatalf("promote of a new host: %v, expected %v", err, ErrNotUptodate)
 	}
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.must(os.WriteFile(filepath.Join(a.dir, "before"), []byte("made alone"), 0o640))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
@@ -235,7 +235,7 @@ func TestSwap(t *testing.T) {
 			t.Errorf("write on a second: %v", err)
 		}
 		b.must(b.c.Promote(ctx, epoch, NoForce))
-		b.must(b.c.Alone(ctx, epoch))
+		b.must(b.c.Alone(ctx, epoch, AnyStream))
 		a.must(a.c.Follow(ctx, epoch, b.cfg.Listen[0], FollowOptions{}))
 		a.wait(EventSynced)
 		b.wait(EventSynced)
@@ -260,7 +260,7 @@ func TestTakeover(t *testing.T) {
 	a.stop(false)
 	b.wait(EventPeerLost)
 	b.must(b.c.Promote(ctx, 2, NoForce))
-	b.must(b.c.Alone(ctx, 2))
+	b.must(b.c.Alone(ctx, 2, AnyStream))
 	if got, err := os.ReadFile(filepath.Join(b.dir, "f")); err != nil || string(got) != "precious" {
 		t.Fatalf("after the takeover: %q, %v", got, err)
 	}
@@ -294,7 +294,7 @@ func TestFrozen(t *testing.T) {
 		t.Fatalf("a write was answered (%v) while the second may be promoted", err)
 	default:
 	}
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.must(<-done)
 	b.start()
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))

@@ -95,7 +95,7 @@ func TestReturnAfterLoss(t *testing.T) {
 	noNotes(a, b) // what was changed since the last checkpoint would be looked at as well
 	b.stop(false)
 	a.wait(EventPeerLost)
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.write("dir3/file4", "changed")
 	a.write("dir5/new", "made")
 	a.must(os.Mkdir(a.path("dir6", "sub"), 0o755))
@@ -152,7 +152,7 @@ func TestSplitBrain(t *testing.T) {
 	a.stop(false)
 	b.wait(EventPeerLost)
 	b.must(b.c.Promote(ctx, 2, NoForce))
-	b.must(b.c.Alone(ctx, 2))
+	b.must(b.c.Alone(ctx, 2, AnyStream))
 	b.write("both", "the version of b")
 	b.write("only-b", "made on b")
 	b.must(os.Remove(b.path("d", "gone")))
@@ -160,7 +160,7 @@ func TestSplitBrain(t *testing.T) {
 
 	a.start()
 	a.must(a.c.Promote(ctx, 3, ForcePrim))
-	a.must(a.c.Alone(ctx, 3))
+	a.must(a.c.Alone(ctx, 3, AnyStream))
 	a.write("both", "the version of a")
 	a.write("only-a", "made on a")
 
@@ -212,7 +212,7 @@ func TestChangedBehind(t *testing.T) {
 	a.start()
 	b.start()
 	a.must(a.c.Promote(ctx, 2, ForcePrim))
-	a.must(a.c.Alone(ctx, 2))
+	a.must(a.c.Alone(ctx, 2, AnyStream))
 	b.must(b.c.Follow(ctx, 2, a.cfg.Listen[0], FollowOptions{}))
 	if how := a.verdict(); how != "delta" {
 		t.Errorf("a %s copy, expected a delta", how)
@@ -233,13 +233,13 @@ func TestGivesWay(t *testing.T) {
 	noNotes(a, b)
 	b.stop(false)
 	a.wait(EventPeerLost)
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	a.write("d/only-a", "made on a")
 	a.must(a.c.Demote(ctx))
 
 	b.start()
 	b.must(b.c.Promote(ctx, 2, ForcePrim))
-	b.must(b.c.Alone(ctx, 2))
+	b.must(b.c.Alone(ctx, 2, AnyStream))
 	b.write("only-b", "made on b")
 	a.must(a.c.Follow(ctx, 2, b.cfg.Listen[0], FollowOptions{}))
 	if how := b.verdict(); how != "delta" {

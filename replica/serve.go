@@ -241,7 +241,7 @@ func (r *Replica) lost(l *primaryLink, epoch journal.Epoch) {
 		r.gate.Release()
 	}
 	r.mu.Unlock()
-	r.events.send(Event{Kind: EventPeerLost, Epoch: uint64(epoch)})
+	r.events.send(Event{Kind: EventPeerLost, Epoch: uint64(epoch), Stream: l.number})
 }
 
 // noteEnd keeps what the next stream needs to know of one that has ended. mu is held.

@@ -67,7 +67,7 @@ func verifyPair(t *testing.T, port int) (a, b *host) {
 		h.start()
 	}
 	a.must(a.c.Promote(ctx, 1, ForcePrim))
-	a.must(a.c.Alone(ctx, 1))
+	a.must(a.c.Alone(ctx, 1, AnyStream))
 	b.must(b.c.Follow(ctx, 1, a.cfg.Listen[0], FollowOptions{}))
 	a.wait(EventSynced)
 	b.wait(EventSynced)
@@ -321,7 +321,7 @@ func TestVerifyFindsAndRepairs(t *testing.T) {
 func (a *host) supervise() {
 	a.listen(func(e Event) {
 		if e.Kind == EventPeerLost {
-			if err := a.c.Alone(context.Background(), 1); err != nil {
+			if err := a.c.Alone(context.Background(), 1, AnyStream); err != nil {
 				a.t.Error(err)
 			}
 		}
