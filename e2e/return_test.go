@@ -91,7 +91,8 @@ type table struct {
 	*pair.Pair
 	t      *testing.T
 	kind   returnKind
-	n      int    // rows begun
+	n      int // rows begun
+	failed int
 	acked  uint64 // the last entry in the stores
 	loaded uint64 // the last entry that a load has asked for
 	recent []spent
@@ -139,7 +140,7 @@ func diskOf(kind string, size int64) lab.Disk { return lab.Disk{FS: kind, Size: 
 // minDisk is the least that mkfs.xfs makes a file system of.
 const minDisk = 320 << 20
 
-// Rows share a pair, and each leaves it as PRIM and SECOND. E2E_ROWS, a regular
+// Rows share pairs, and each leaves its own as PRIM and SECOND. E2E_ROWS, a regular
 // expression, selects some by their names.
 func TestReturn(t *testing.T) {
 	if skfs == "" {
@@ -153,24 +154,36 @@ func TestReturn(t *testing.T) {
 	if len(kinds) == 0 {
 		t.Skip("no file system for disks that lose what was not synchronised: apt-get install e2fsprogs xfsprogs")
 	}
+	all := slices.DeleteFunc(rows(), func(r row) bool { return !wanted.MatchString(r.String()) })
+	pairs := 2 // that share the rows: a row waits more than it works
+	if long() {
+		pairs = 1 // rows that are large do not
+	}
 	for _, kind := range kinds {
 		t.Run(kind.String(), func(t *testing.T) {
-			tab, lost := &table{t: t, kind: kind}, 0
-			for _, r := range rows() {
-				if !wanted.MatchString(r.String()) {
-					continue
-				}
-				if tab.Pair == nil {
-					tab.open()
-				}
-				if !t.Run(r.String(), func(t *testing.T) { tab.run(t, r) }) {
-					tab.abandon()
-					if lost++; lost == mayFail {
-						t.Fatalf("%d rows have failed: the rest is not tried", lost)
+			for n := range pairs {
+				t.Run(fmt.Sprintf("pair %d", n+1), func(t *testing.T) {
+					t.Parallel()
+					tab := &table{t: t, kind: kind}
+					for i := n; i < len(all); i += pairs {
+						tab.next(all[i])
 					}
-				}
+				})
 			}
 		})
+	}
+}
+
+// next runs a row, on a new pair if there is none that can be used.
+func (tab *table) next(r row) {
+	if tab.Pair == nil {
+		tab.open()
+	}
+	if !tab.t.Run(r.String(), func(t *testing.T) { tab.run(t, r) }) {
+		tab.abandon()
+		if tab.failed++; tab.failed == mayFail {
+			tab.t.Fatalf("%d rows have failed: the rest is not tried", tab.failed)
+		}
 	}
 }
 
