@@ -193,7 +193,7 @@ func (s *farmers) asks(members ...int) {
 				select {
 				case <-time.After(200 * time.Millisecond):
 				case <-ctx.Done():
-					return fmt.Errorf("%s: %v answered, expected %v: %w", addr, by, members, ctx.Err())
+					return fmt.Errorf("%s: %v answered, expected %v: %w\n%s", addr, by, members, ctx.Err(), paths(s.Farm))
 				}
 			}
 		})
@@ -333,6 +333,9 @@ func farmScenarios(t *testing.T, mode string) {
 	t.Run("a daemon is killed and started again", func(t *testing.T) {
 		s := farming(t, f)
 		n := f.Nodes[last]
+		if mode == "vmac_directed" {
+			defer found(t, f.Client, n.Host)() // it goes on to send on what is for the others
+		}
 		if err := n.KillDaemon(); err != nil {
 			t.Fatal(err)
 		}
@@ -501,6 +504,41 @@ func farmConnections(t *testing.T, mode string) {
 			t.Errorf("connection of %q to %q, which did not die, at %v: %s", b.Client, b.Server, b.At, b.Error)
 		}
 	}
+}
+
+// found has the client find the virtual addresses at a host, until lost is called.
+func found(t *testing.T, client, at *lab.Host) (lost func()) {
+	t.Helper()
+	_, rest, _ := strings.Cut(run(t, at, "ip", "-o", "link", "show", "dev", "eth0"), "link/ether ")
+	mac, _, ok := strings.Cut(rest, " ")
+	if !ok {
+		t.Fatalf("eth0 of %s has no MAC", at.Name())
+	}
+	for _, addr := range []string{farm4, farm6} {
+		run(t, client, "ip", "neigh", "replace", addr, "lladdr", mac, "dev", "eth0", "nud", "permanent")
+	}
+	return func() {
+		for _, addr := range []string{farm4, farm6} {
+			run(t, client, "ip", "neigh", "del", addr, "dev", "eth0")
+		}
+	}
+}
+
+// paths says where the client and the members find each other, and what the filters did,
+// for the report of a failure.
+func paths(f *pair.Farm) string {
+	ctx, stop := context.WithTimeout(context.Background(), 20*time.Second)
+	defer stop()
+	var b strings.Builder
+	out, err := f.Client.Run(ctx, "ip", "neigh")
+	fmt.Fprintf(&b, "== client: neighbours: %v\n%s\n", err, out)
+	for _, n := range f.Nodes {
+		out, err := n.Run(ctx, "ip", "neigh")
+		fmt.Fprintf(&b, "== %s: neighbours: %v\n%s\n", n.Name(), err, out)
+		out, err = n.Skfs(ctx, "lb", "state", "-m", pair.FarmModule, "--json")
+		fmt.Fprintf(&b, "== %s: lb state: %v\n%s\n", n.Name(), err, out)
+	}
+	return b.String()
 }
 
 // left says that nothing of the farm is left on a host.

@@ -344,7 +344,7 @@ func (f *farm) take(boot string) bool {
 	if len(f.info.Drains) != drains {
 		f.member.tell(f.info.encode())
 	}
-	if v.View.Epoch.N != 0 && (v.View.Epoch != f.applied || f.waiting) {
+	if v.View.Epoch.N != 0 && (v.View.Epoch != f.applied || f.waiting || f.elsewhere()) {
 		f.apply(boot)
 	}
 	f.renew()
@@ -387,11 +387,7 @@ func (f *farm) apply(boot string) {
 		table := lbfilter.Table{Epoch: view.Epoch.N, Groups: t.groups,
 			// As group.Epoch.Less orders them.
 			Version: uint64(group.MaxMembers-1-int(view.Epoch.By))<<58 | view.Epoch.Life>>6}
-		for i := range f.c.membership.Members {
-			if info := readFarmInfo(f.view.Infos[i]); k < len(info.MACs) && view.Members.Has(i) {
-				table.MACs[i] = info.MACs[k]
-			}
-		}
+		table.MACs = f.view.macs(k, macsOf(filter))
 		table.Groups = f.taken(table.Groups)
 		if err := filter.Apply(table); err != nil {
 			f.complain(err.Error())
@@ -409,6 +405,28 @@ func (f *farm) apply(boot string) {
 		f.complain(fmt.Sprintf("the view of the farm cannot be stored: %v", err))
 	}
 	f.reroute(old)
+}
+
+// elsewhere says that a member is at another hardware address than the filters know: it was
+// not heard yet when they were given the table.
+func (f *farm) elsewhere() bool {
+	for k, filter := range f.filters {
+		is := macsOf(filter)
+		now := f.view.macs(k, is)
+		now[f.self()] = is[f.self()] // the filter's own concern
+		if now != is {
+			return true
+		}
+	}
+	return false
+}
+
+// macsOf are the hardware addresses by which a filter goes now.
+func macsOf(filter *lbfilter.Filter) (macs [lbfilter.MaxMembers]lbfilter.MAC) {
+	if t := filter.Table(); t != nil {
+		macs = t.MACs
+	}
+	return macs
 }
 
 // taken is the table without the buckets that are to be waited for.

@@ -191,6 +191,22 @@ func (s farmState) waits(g int, n lbfilter.Number, applied func(lbfilter.Number)
 	return m
 }
 
+// macs are where the members are on interface k, as each says. One that was not heard
+// yet, since this daemon has just begun, is where it was: the view goes on without a new
+// epoch, and so have the filters to.
+func (v memberView) macs(k int, was [lbfilter.MaxMembers]lbfilter.MAC) (macs [lbfilter.MaxMembers]lbfilter.MAC) {
+	for i, text := range v.Infos {
+		if !v.View.Members.Has(i) {
+			continue
+		}
+		macs[i] = was[i]
+		if info := readFarmInfo(text); k < len(info.MACs) {
+			macs[i] = info.MACs[k]
+		}
+	}
+	return macs
+}
+
 // owners are the members that have buckets of a group.
 func owners(o lbfilter.Ownership) group.Set {
 	var s group.Set

@@ -174,3 +174,28 @@ func TestFarmTableForeign(t *testing.T) {
 		t.Errorf("%+v was read from nonsense", got)
 	}
 }
+
+// TestFarmMACs: a daemon that has just begun knows nothing of the others but what its
+// filters know, and goes on with that.
+func TestFarmMACs(t *testing.T) {
+	said := func(last ...byte) string {
+		var i farmInfo
+		for _, b := range last {
+			i.MACs = append(i.MACs, lbfilter.MAC{2, 0, 0, 0, 0, b})
+		}
+		return i.encode()
+	}
+	var was [lbfilter.MaxMembers]lbfilter.MAC
+	for i := range was {
+		was[i] = lbfilter.MAC{2, 0, 0, 0, 9, byte(i)}
+	}
+	v := memberView{View: group.View{Members: group.Set(0).With(0).With(1).With(2)}, Infos: []string{said(1, 11), "", said(3), said(4, 14)}}
+	for k, want := range [][]lbfilter.MAC{
+		{{2, 0, 0, 0, 0, 1}, was[1], {2, 0, 0, 0, 0, 3}, {}},
+		{{2, 0, 0, 0, 0, 11}, was[1], was[2], {}}, // node3 says nothing of this interface, node4 is no member
+	} {
+		if got := v.macs(k, was); !slices.Equal(got[:4], want) || got[4] != (lbfilter.MAC{}) {
+			t.Errorf("interface %d: %v, expected %v", k, got[:5], want)
+		}
+	}
+}

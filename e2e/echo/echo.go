@@ -84,7 +84,8 @@ func serve(args []string) error {
 // Asked is how often each server answered.
 type Asked map[string]int
 
-// Ask has a host connect n times, one after the other, and returns who answered.
+// Ask has a host connect n times, one after the other, and returns who answered. It ends
+// with the first that nobody does.
 func Ask(ctx context.Context, h *lab.Host, addr string, n int) (Asked, error) {
 	cmd := h.RoleCommand(ctx, askRole, net.JoinHostPort(addr, Port), strconv.Itoa(n))
 	cmd.Stderr = os.Stderr
@@ -94,10 +95,12 @@ func Ask(ctx context.Context, h *lab.Host, addr string, n int) (Asked, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := p.Wait(); err != nil {
-		return nil, fmt.Errorf("asking %s %d times: %w: %s", addr, n, err, out.String())
-	}
+	failed := p.Wait()
 	var a Asked
+	if failed != nil {
+		json.Unmarshal([]byte(out.String()), &a) // it may have been killed before it said anything
+		return a, fmt.Errorf("asking %s %d times: %w", addr, n, failed)
+	}
 	if err := json.Unmarshal([]byte(out.String()), &a); err != nil {
 		return nil, fmt.Errorf("asking %s: %w: %q", addr, err, out.String())
 	}
@@ -113,8 +116,7 @@ func ask(args []string) error {
 	for range n {
 		c, name, err := connect(args[0])
 		if err != nil {
-			fmt.Println(err)
-			return err
+			return errors.Join(err, json.NewEncoder(os.Stdout).Encode(a))
 		}
 		c.Close()
 		a[name]++
