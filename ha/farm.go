@@ -526,10 +526,13 @@ func (f *farm) names(s group.Set) string {
 // renew lets the filters go on for a lease from when the view was known to be in
 // force.
 func (f *farm) renew() {
-	if f.member == nil || f.view.Alive == 0 || f.applied.N == 0 {
+	if f.member == nil || f.applied.N == 0 {
 		return
 	}
-	alive := f.member.aliveAt()
+	alive := f.member.aliveAt() // not that of f.view: a pulse that passes is nothing to take
+	if alive == 0 {
+		return
+	}
 	for _, filter := range f.filters {
 		if err := filter.Renew(alive + f.c.lease); err != nil {
 			f.complain(err.Error())

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/ha/group"
 	"github.com/skfs/skfs/lbfilter"
@@ -17,12 +18,13 @@ import (
 )
 
 // openTestFilter puts a filter on an interface in a namespace of its own.
-func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) *lbfilter.Filter {
+func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) (_ *lbfilter.Filter, pins string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("filters need root")
 	}
 	bpffs := filepath.Join(t.TempDir(), "bpf")
+	pins = filepath.Join(bpffs, "0")
 	if err := lbfilter.MountBPFFS(bpffs); err != nil {
 		t.Skipf("bpffs: %v", err)
 	}
@@ -46,7 +48,7 @@ func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) *lbf
 	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "peer"})
 	var f *lbfilter.Filter
 	if err == nil {
-		f, err = lbfilter.Open(lbfilter.Config{Policy: p, Interface: "eth0", Self: self, Pins: filepath.Join(bpffs, "0")})
+		f, err = lbfilter.Open(lbfilter.Config{Policy: p, Interface: "eth0", Self: self, Pins: pins})
 	}
 	if err := errors.Join(err, netns.Set(was)); err != nil {
 		t.Fatal(err)
@@ -56,16 +58,17 @@ func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) *lbf
 			t.Error(err)
 		}
 	})
-	return f
+	return f, pins
 }
 
 // TestFarmBegunAgain: a daemon that is started again goes by the view that it had before
 // it hears anybody. Its filters go on to know where the others are, and learn it when one
-// of them is elsewhere, though the view stays.
+// of them is elsewhere, though the view stays. They get their lease, though the pulse from
+// which on the view is known to be in force may be all that happens.
 func TestFarmBegunAgain(t *testing.T) {
 	const self = 2
 	policy := testPolicy(t, nil)
-	filter := openTestFilter(t, policy, self)
+	filter, pins := openTestFilter(t, policy, self)
 	own, err := filter.MAC()
 	if err != nil {
 		t.Fatal(err)
@@ -110,9 +113,29 @@ func TestFarmBegunAgain(t *testing.T) {
 	taken("nobody was heard")
 	want.MACs[1] = lbfilter.MAC{2, 0, 0, 0, 0, 9}
 	rows := make([]group.Row, len(names))
+	rows[self] = member.node.Row(self) // they have heard this node, and confirm the view
 	for i := range self {
-		rows[i] = group.Row{Inc: 1, Ctr: 1, Epoch: was.Epoch, View: was.Members, Info: farmInfo{Serving: true, MACs: []lbfilter.MAC{want.MACs[i]}}.encode()}
+		rows[i] = group.Row{Inc: 1, Ctr: 1, Hears: was.Members, Epoch: was.Epoch, View: was.Members, Info: farmInfo{Serving: true, MACs: []lbfilter.MAC{want.MACs[i]}}.encode()}
 	}
 	member.node.Hear(group.Message{From: 0, Rows: rows})
 	taken("node2 is elsewhere")
+
+	if !f.view.Ready || member.aliveAt() != 0 {
+		t.Fatalf("the view is in force: %v, since %v; expected it to be, and no pulse yet", f.view.Ready, member.aliveAt())
+	}
+	pulse := boottime()
+	member.turn(pulse, true)
+	f.renew()
+	lease, err := ebpf.LoadPinnedMap(filepath.Join(pins, "lease"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Close()
+	var until uint64
+	if err := lease.Lookup(uint32(0), &until); err != nil {
+		t.Fatal(err)
+	}
+	if want := pulse + f.c.lease; time.Duration(until) != want {
+		t.Errorf("the lease ends at %v, expected %v", time.Duration(until), want)
+	}
 }

@@ -67,10 +67,9 @@ type membershipConf struct {
 // memberView is what a membership knows at one moment.
 type memberView struct {
 	View  group.View
-	Ready bool          // the view is in force and this node in it
-	Alive time.Duration // boottime when that was so last
-	Heard group.Set     // whom this node hears
-	Infos []string      // what each says of itself, by index
+	Ready bool      // the view is in force and this node in it
+	Heard group.Set // whom this node hears
+	Infos []string  // what each says of itself, by index
 }
 
 // openMembership binds the sockets. inc and was are as group.New takes them. On error
@@ -232,7 +231,7 @@ func (m *membership) remark(r *remark, text string) {
 }
 
 func (m *membership) look() memberView {
-	v := memberView{View: m.node.View(), Ready: m.node.Ready(), Alive: m.alive, Heard: m.node.Heard()}
+	v := memberView{View: m.node.View(), Ready: m.node.Ready(), Heard: m.node.Heard()}
 	for i := range m.names {
 		v.Infos = append(v.Infos, m.node.Row(i).Info)
 	}
