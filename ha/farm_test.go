@@ -1,19 +1,17 @@
 package ha
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/ha/group"
+	"github.com/skfs/skfs/internal/netnstest"
 	"github.com/skfs/skfs/lbfilter"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,24 +31,15 @@ func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) (_ *
 			t.Error(err)
 		}
 	})
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	was, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer was.Close()
-	ns, err := netns.New()
-	if err != nil {
-		t.Skipf("network namespaces: %v", err)
-	}
-	t.Cleanup(func() { ns.Close() })
-	err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "peer"})
 	var f *lbfilter.Filter
-	if err == nil {
+	err := netnstest.New(t).Do(func() (err error) {
+		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "peer"}); err != nil {
+			return err
+		}
 		f, err = lbfilter.Open(lbfilter.Config{Policy: p, Interface: "eth0", Self: self, Pins: pins})
-	}
-	if err := errors.Join(err, netns.Set(was)); err != nil {
+		return err
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -6,24 +6,24 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"testing"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
+
+	"github.com/skfs/skfs/internal/netnstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // host is a network namespace with one interface, eth0, on the bridge of its
-// network. It has no name: when its handle is closed it is gone.
+// network.
 type host struct {
 	t   *testing.T
-	ns  netns.NsHandle
+	ns  *netnstest.Namespace
 	mac MAC
 	n   int
 }
@@ -33,25 +33,7 @@ type network struct{ *host }
 
 func newNamespace(t *testing.T) *host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	h := &host{t: t}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	was, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer was.Close()
-	if h.ns, err = netns.New(); err != nil {
-		t.Skipf("network namespaces: %v", err)
-	}
-	t.Cleanup(func() { h.ns.Close() })
-	if err := netns.Set(was); err != nil {
-		t.Fatal(err)
-	}
-	return h
+	return &host{t: t, ns: netnstest.New(t)}
 }
 
 // do runs f on a thread in the namespace.
@@ -62,24 +44,7 @@ func (h *host) do(f func() error) {
 	}
 }
 
-func (h *host) try(f func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	was, err := netns.Get()
-	if err != nil {
-		return err
-	}
-	defer was.Close()
-	if err := netns.Set(h.ns); err != nil {
-		return err
-	}
-	defer func() {
-		if err := netns.Set(was); err != nil {
-			panic(err)
-		}
-	}()
-	return f()
-}
+func (h *host) try(f func() error) error { return h.ns.Do(f) }
 
 func newNetwork(t *testing.T) *network {
 	n := &network{newNamespace(t)}
@@ -114,7 +79,7 @@ func (n *network) add(i int) *host {
 	h.mac = MAC{2, 0x77, 0, 0, byte(i >> 8), byte(i)}
 	n.do(func() error {
 		name := fmt.Sprintf("p%d", i)
-		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerHardwareAddr: h.mac[:], PeerNamespace: netlink.NsFd(h.ns)}
+		veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "eth0", PeerHardwareAddr: h.mac[:], PeerNamespace: h.ns.Peer()}
 		if err := netlink.LinkAdd(veth); err != nil {
 			return fmt.Errorf("veth: %w", err)
 		}

@@ -5,14 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"go.uber.org/goleak"
+
+	"github.com/skfs/skfs/internal/netnstest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -22,10 +22,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 20 * time.Second
 
 // host is a network namespace with one interface, eth0, on the bridge of its
-// network. It has no name: when its handle is closed it is gone.
+// network.
 type host struct {
 	t   *testing.T
-	ns  netns.NsHandle
+	ns  *netnstest.Namespace
 	mac net.HardwareAddr
 }
 
@@ -37,46 +37,15 @@ type network struct {
 
 func newNamespace(t *testing.T) *host {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("network namespaces need root")
-	}
-	h := &host{t: t}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	was, err := netns.Get()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer was.Close()
-	if h.ns, err = netns.New(); err != nil {
-		t.Skipf("network namespaces: %v", err)
-	}
-	t.Cleanup(func() { h.ns.Close() })
-	if err := netns.Set(was); err != nil {
-		t.Fatal(err)
-	}
-	return h
+	return &host{t: t, ns: netnstest.New(t)}
 }
 
 // do runs f on a thread in the namespace.
 func (h *host) do(f func()) {
 	h.t.Helper()
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	was, err := netns.Get()
-	if err != nil {
+	if err := h.ns.Do(func() error { f(); return nil }); err != nil {
 		h.t.Fatal(err)
 	}
-	defer was.Close()
-	if err := netns.Set(h.ns); err != nil {
-		h.t.Fatal(err)
-	}
-	defer func() {
-		if err := netns.Set(was); err != nil {
-			panic(err)
-		}
-	}()
-	f()
 }
 
 func (h *host) must(what string, err error) {
@@ -128,7 +97,7 @@ func (n *network) plug(h *host, name string) {
 	port := fmt.Sprintf("port%d", n.n)
 	n.n++
 	n.do(func() {
-		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: name, PeerNamespace: netlink.NsFd(h.ns)}
+		veth := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: name, PeerNamespace: h.ns.Peer()}
 		veth.Name = port
 		n.must("veth", netlink.LinkAdd(veth))
 		br, err := netlink.LinkByName("br0")
@@ -259,7 +228,7 @@ func (h *host) ping(a string) {
 func (h *host) awaitNeighbour(a string, mac net.HardwareAddr, cause func()) {
 	h.t.Helper()
 	updates, done := newChannel(h.t, func(c chan netlink.NeighUpdate, done chan struct{}) error {
-		return netlink.NeighSubscribeAt(h.ns, c, done)
+		return h.ns.Do(func() error { return netlink.NeighSubscribe(c, done) })
 	})
 	defer done()
 	cause()

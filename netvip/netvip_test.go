@@ -173,7 +173,7 @@ func TestLateRenewalRemoves(t *testing.T) {
 				})
 				held := h.mustAdd(m, a, fast)
 				changes, done := newChannel(t, func(c chan netlink.AddrUpdate, done chan struct{}) error {
-					return netlink.AddrSubscribeAt(h.ns, c, done)
+					return h.ns.Do(func() error { return netlink.AddrSubscribe(c, done) })
 				})
 				defer done()
 				left.Store(inTime)
@@ -304,7 +304,7 @@ func TestLeftByKilledDaemon(t *testing.T) {
 			t.Fatalf("left: %+v, %v; expected %v with at most an hour", left, err, a)
 		}
 		changes, done := newChannel(t, func(c chan netlink.AddrUpdate, done chan struct{}) error {
-			return netlink.AddrSubscribeAt(h.ns, c, done)
+			return h.ns.Do(func() error { return netlink.AddrSubscribe(c, done) })
 		})
 		var held *Held
 		h.do(func() { held, err = m.Adopt(a, fast) })

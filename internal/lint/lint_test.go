@@ -29,9 +29,9 @@ var imports = map[string][]string{
 	"fs":          {"journal"},
 	"reintegrate": {"journal"},
 	"replica":     {"conf", "fs", "journal", "reintegrate"},
-	"netvip":      nil,
-	"lbfilter":    nil,
-	"ha":          {"conf", "ha/rules", "lbfilter", "netvip"},
+	"netvip":      {"internal/netnstest"},
+	"lbfilter":    {"internal/netnstest"},
+	"ha":          {"conf", "ha/rules", "internal/netnstest", "lbfilter", "netvip"},
 	"ha/rules":    nil,
 	"web":         {"conf", "ha"},
 	"packaging":   {"conf"},
@@ -39,6 +39,8 @@ var imports = map[string][]string{
 	"e2e":         {"conf"},
 	"bench":       {"conf", "e2e", "fs", "journal", "lbfilter", "reintegrate", "replica"},
 	"internal":    nil,
+
+	"internal/netnstest": nil,
 }
 
 // meaningless are names that say nothing of what a package is for.
