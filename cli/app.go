@@ -235,6 +235,15 @@ func noArgs(c *cli.Context) error {
 	return nil
 }
 
+// onlyModule is the module of a command that takes nothing else but flags.
+func onlyModule(c *cli.Context) (string, error) {
+	am, err := module(c)
+	if err != nil {
+		return "", err
+	}
+	return am, noArgs(c)
+}
+
 // printJSON writes v, one value a line.
 func (a *App) printJSON(v any) error { return json.NewEncoder(a.out).Encode(v) }
 

@@ -21,11 +21,8 @@ import (
 func (a *App) configCommands() []*cli.Command {
 	onModule := func(name, text string, action func(*cli.Context, string) error, flags ...cli.Flag) *cli.Command {
 		return &cli.Command{Name: name, Usage: text, Flags: append([]cli.Flag{flagM()}, flags...), Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			return action(c, am)

@@ -116,11 +116,8 @@ func (a *App) wait(name, text string, until func(ha.ModuleState) (ended, ok bool
 		Name: name, Usage: text,
 		Flags: []cli.Flag{flagM(), flagTimeout()},
 		Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			s, err := a.awaitState(c.Context, am, c.Duration("timeout"), func(s ha.ModuleState) bool { ended, _ := until(s); return ended })

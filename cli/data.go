@@ -23,11 +23,8 @@ func (a *App) secondforce() *cli.Command {
 		Name: "secondforce", Usage: "start as secondary; copy only files changed since a date, trust the others",
 		Flags: []cli.Flag{flagM(), flagBy(), &cli.StringFlag{Name: "d", Usage: "the `DATE`: YYYY-MM-DD[Z], \"YYYY-MM-DD hh:mm:ss[Z]\" or YYYY-MM-DDThh:mm:ss[Z]; Z: UTC, else local time"}},
 		Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			if !c.IsSet("d") {

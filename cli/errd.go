@@ -66,11 +66,8 @@ func (a *App) errdSwitch(name, text string) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: text, Flags: []cli.Flag{flagM(), flagBy()},
 		Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			return a.client.Do(c.Context, am, web.Command{Name: "errd", Args: []string{name}, Identity: c.String("i")})
@@ -82,11 +79,8 @@ func (a *App) errdSwitch(name, text string) *cli.Command {
 const listedProcesses = 5
 
 func (a *App) errdList(c *cli.Context) error {
-	am, err := module(c)
+	am, err := onlyModule(c)
 	if err != nil {
-		return err
-	}
-	if err := noArgs(c); err != nil {
 		return err
 	}
 	d, err := a.client.Errd(c.Context, am)

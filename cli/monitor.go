@@ -292,11 +292,8 @@ func logLevel(c *cli.Context) (ha.Level, error) {
 
 // showLog prints lines of the log.
 func (a *App) showLog(c *cli.Context, follow bool) error {
-	am, err := module(c)
+	am, err := onlyModule(c)
 	if err != nil {
-		return err
-	}
-	if err := noArgs(c); err != nil {
 		return err
 	}
 	level, err := logLevel(c)

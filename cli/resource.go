@@ -21,11 +21,8 @@ func (a *App) set() *cli.Command {
 			&cli.BoolFlag{Name: "n", Usage: "neither log nor history note it"},
 			&cli.BoolFlag{Name: "l", Usage: "the history notes it even if the value is the same"}},
 		Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			if !c.IsSet("r") || !c.IsSet("v") {
@@ -54,11 +51,8 @@ func (a *App) history() *cli.Command {
 			&cli.IntFlag{Name: "s", Value: 300, Usage: "the last `NB` changes"},
 			&cli.StringFlag{Name: "since", Usage: "from this `TIME` on: a date as for secondforce -d, or a duration such as 2h"}},
 		Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			if c.Int("s") < 1 {

@@ -21,11 +21,8 @@ func (a *App) rfsdiff() *cli.Command {
 		Name: "rfsdiff", Usage: "on ALONE: how much was changed since the last synchronization",
 		Flags: []cli.Flag{flagM(), flagJSON()},
 		Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			d, err := replica.NewClient(a.paths.ReplicaSocket(am)).Diff(c.Context)

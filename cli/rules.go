@@ -111,11 +111,8 @@ func (a *App) rulesCheck(c *cli.Context) error {
 }
 
 func (a *App) rulesExplain(c *cli.Context) error {
-	am, err := module(c)
+	am, err := onlyModule(c)
 	if err != nil {
-		return err
-	}
-	if err := noArgs(c); err != nil {
 		return err
 	}
 	v, err := a.client.Rules(c.Context, am)

@@ -66,11 +66,8 @@ func (a *App) incloop() *cli.Command {
 
 // loop turns the loop counter into an exit code.
 func (a *App) loop(c *cli.Context, over func(ha.LoopCount, time.Time) bool) error {
-	am, err := module(c)
+	am, err := onlyModule(c)
 	if err != nil {
-		return err
-	}
-	if err := noArgs(c); err != nil {
 		return err
 	}
 	m, err := a.client.Module(c.Context, am)

@@ -30,11 +30,8 @@ func (a *App) verifyCommand(name, use string, repair bool) *cli.Command {
 	return &cli.Command{
 		Name: name, Usage: use, Flags: []cli.Flag{flagM(), flagJSON()},
 		Action: func(c *cli.Context) error {
-			am, err := module(c)
+			am, err := onlyModule(c)
 			if err != nil {
-				return err
-			}
-			if err := noArgs(c); err != nil {
 				return err
 			}
 			tell := func(l replica.VerifyLine) {
