@@ -23,9 +23,16 @@ test:
 lint:
 	$(GO) test ./internal/lint
 
+# A test that fails is run once more and named in the summary: a machine that stood
+# still for seconds is told apart from a fault that repeats. More than two that fail
+# are a fault, and so is a data race.
+GOTESTSUM := $(GO) tool gotestsum --rerun-fails=1 --rerun-fails-max-failures=2
+
 race:
 	@test -n "$(RACE)" || echo "make: no C compiler: testing without the race detector"
-	$(GO) test $(RACE) -p 2 -timeout 20m $$($(GO) list ./... | grep -v -e /internal/lint -e /e2e$$)
+	$(GOTESTSUM) --format standard-quiet --rerun-fails-abort-on-data-race \
+		--packages "$$($(GO) list ./... | grep -v -e /internal/lint -e /e2e$$ | tr '\n' ' ')" \
+		-- $(RACE) -p 2 -timeout 10m
 
 # What can become of two nodes (docs/automaton.md): more than a million states, and
 # automata with one thing wrong each, which have to be noticed. Without the race
@@ -51,12 +58,9 @@ crash:
 	E2E_LONG=1 $(GO) test -count=1 -v -timeout 180m -run 'Crash|Chaos|Kill|PowerOff|PowerCut|Postgres' ./e2e
 
 # Hosts in namespaces of this machine; needs root. They run beside nothing else, since
-# each test is a small cluster with timeouts that the machine has to keep. One that
-# fails is run once more and named in the summary: a machine that stood still for
-# seconds is told apart from a fault that repeats. More than two that fail are a fault.
+# each test is a small cluster with timeouts that the machine has to keep.
 e2e:
-	$(GO) tool gotestsum --format testname --rerun-fails=1 --rerun-fails-max-failures=2 \
-		--packages ./e2e -- $(RACE) -count=1 -timeout 30m
+	$(GOTESTSUM) --format testname --packages ./e2e -- $(RACE) -count=1 -timeout 30m
 
 e2e-long:
 	E2E_LONG=1 $(GO) test -count=1 -v -timeout 300m ./e2e/...
