@@ -33,10 +33,11 @@ var _ fuse.RawFileSystem = (*FS)(nil)
 
 // file is an open file or directory.
 type file struct {
-	o     *object
-	fd    int
-	write bool // fd is open for writing
-	dir   *dirStream
+	o      *object
+	fd     int
+	write  bool // fd is open for writing
+	direct bool // the page cache is bypassed, by O_DIRECT
+	dir    *dirStream
 }
 
 // New returns the FUSE face of a tree. Mutations pass the gate.

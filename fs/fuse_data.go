@@ -38,7 +38,8 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 		return fuse.EROFS
 	}
 	// O_APPEND is the kernel's business (it knows the size), and so is O_SYNC (it
-	// sends FSYNC); with either of them the backing descriptor would do it twice.
+	// sends FSYNC, or leaves it to Write); with either of them the backing descriptor
+	// would do it twice.
 	flags := int(in.Flags) & (unix.O_ACCMODE | unix.O_NOATIME)
 	if acc == unix.O_WRONLY {
 		flags = flags&^unix.O_ACCMODE | unix.O_RDWR
@@ -58,8 +59,8 @@ func (f *FS) Open(_ <-chan struct{}, in *fuse.OpenIn, out *fuse.OpenOut) fuse.St
 			return status(err)
 		}
 	}
-	out.Fh = f.addFile(&file{o: o, fd: fd, write: acc != unix.O_RDONLY})
 	out.OpenFlags = f.openFlags(in.Flags)
+	out.Fh = f.addFile(&file{o: o, fd: fd, write: acc != unix.O_RDONLY, direct: in.Flags&unix.O_DIRECT != 0})
 	return fuse.OK
 }
 
@@ -96,6 +97,18 @@ func (f *FS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (uint32, fu
 	if x == nil || !x.write {
 		return 0, fuse.EBADF
 	}
+	n, s := f.write(x, in, data)
+	// After a write through its cache the kernel sends FSYNC itself; of one that bypasses
+	// it the flags say that it is to be on disk (O_SYNC, O_DSYNC, RWF_DSYNC).
+	if s.Ok() && x.direct && in.Flags&unix.O_DSYNC != 0 {
+		if s = f.sync(x, in.Flags&unix.O_SYNC != unix.O_SYNC); !s.Ok() {
+			return 0, s
+		}
+	}
+	return n, s
+}
+
+func (f *FS) write(x *file, in *fuse.WriteIn, data []byte) (uint32, fuse.Status) {
 	o := x.o
 	off := int64(in.Offset)
 	l := o.lock.lock(off, off+int64(len(data)))

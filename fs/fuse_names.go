@@ -198,7 +198,7 @@ func (f *FS) Create(c <-chan struct{}, in *fuse.CreateIn, name string, out *fuse
 	if err != nil {
 		return status(err)
 	}
-	out.Fh = f.addFile(&file{o: o, fd: fd, write: true})
+	out.Fh = f.addFile(&file{o: o, fd: fd, write: true, direct: in.Flags&unix.O_DIRECT != 0})
 	out.OpenFlags = f.openFlags(in.Flags)
 	return fuse.OK
 }
@@ -224,7 +224,7 @@ func (f *FS) Tmpfile(_ <-chan struct{}, in *fuse.CreateIn, out *fuse.CreateOut) 
 		return status(err)
 	}
 	f.fillEntry(&out.EntryOut, o, &st)
-	out.Fh = f.addFile(&file{o: o, fd: fd, write: true})
+	out.Fh = f.addFile(&file{o: o, fd: fd, write: true, direct: in.Flags&unix.O_DIRECT != 0})
 	out.OpenFlags = f.openFlags(in.Flags)
 	return fuse.OK
 }
