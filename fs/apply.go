@@ -68,7 +68,11 @@ func (f *FS) apply(op *journal.Op) error {
 		}
 		return err
 	case journal.KindFallocate:
-		return t.withWriter(o, -1, func(fd int) error { return unix.Fallocate(fd, op.Flags, op.Off, op.Len) })
+		part, err := t.fallocate(o, -1, op)
+		if part {
+			err = errPartHere
+		}
+		return err
 	case journal.KindTimes:
 		return t.setMtime(o, op.Mtime)
 	}

@@ -300,6 +300,35 @@ func (t *Tree) write(o *object, fd int, data []byte, off int64) (n int, err erro
 	return n, err
 }
 
+// fallocate carries out KindFallocate. The size is the same after a failure: ext4 leaves
+// a file as long as it got before the disk was full, which is not as far on both hosts
+// and not what the kernel takes the size for. part: what is below that may have been
+// changed in part.
+func (t *Tree) fallocate(o *object, fd int, op *journal.Op) (part bool, err error) {
+	err = t.withWriter(o, fd, func(fd int) error {
+		var before, after unix.Stat_t
+		if err := unix.Fstat(fd, &before); err != nil {
+			return err
+		}
+		err := unix.EINTR
+		for err == unix.EINTR {
+			err, _ = unix.Fallocate(fd, op.Flags, op.Off, op.Len).(unix.Errno)
+		}
+		switch err {
+		case 0:
+			return nil
+		case unix.EOPNOTSUPP, unix.EINVAL, unix.EFBIG, unix.EPERM: // refused
+			return err
+		}
+		part = op.Flags&^(unix.FALLOC_FL_KEEP_SIZE|unix.FALLOC_FL_UNSHARE_RANGE) != 0
+		if e := unix.Fstat(fd, &after); e != nil || after.Size != before.Size && unix.Ftruncate(fd, before.Size) != nil {
+			part = true
+		}
+		return err
+	})
+	return part, err
+}
+
 // setxattr and removexattr carry out KindSetXattr and KindRemoveXattr.
 func (t *Tree) setxattr(o *object, name string, value []byte, flags int) error {
 	e, err := o.path()

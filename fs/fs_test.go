@@ -13,10 +13,15 @@ import (
 // mountAlone mounts a fresh directory over itself, writable and without a peer.
 func mountAlone(t *testing.T) (*FS, string) {
 	t.Helper()
+	return mountOn(t, t.TempDir())
+}
+
+// mountOn mounts a directory as mountAlone does.
+func mountOn(t *testing.T, dir string) (*FS, string) {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root: FUSE mounts and file handles")
 	}
-	dir := t.TempDir()
 	tree, err := OpenTree(dir, 0, "")
 	if err != nil {
 		t.Fatal(err)

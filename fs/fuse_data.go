@@ -137,8 +137,8 @@ func (f *FS) write(x *file, in *fuse.WriteIn, data []byte) (uint32, fuse.Status)
 	return uint32(n), status(err)
 }
 
-// A write that was done in part only (a full disk) is a difference between the
-// hosts, whatever became of it on the other one: that stops at another byte. So
+// A write, or a range to be zeros, that was done in part only (a full disk) is a
+// difference between the hosts, whatever became of it on the other one: that stops at another byte. So
 // the two say so with errors that are never equal.
 const (
 	errPartThere = unix.ENOTRECOVERABLE // on the primary
@@ -311,10 +311,15 @@ func (f *FS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) fuse.Status {
 	if err != nil {
 		return status(err)
 	}
+	part := false
 	if err = f.execPriv(o, x.fd, ops); err == nil {
-		err = unix.Fallocate(x.fd, in.Mode, int64(in.Offset), int64(in.Length))
+		part, err = f.tree.fallocate(o, x.fd, op)
 	}
-	f.leave(tk, err, o)
+	if part {
+		f.leave(tk, errPartThere)
+	} else {
+		f.leave(tk, err, o)
+	}
 	return status(err)
 }
 
