@@ -69,5 +69,12 @@ func (f *FS) bear(o *object) error {
 			return err
 		}
 	}
-	return step(&journal.Op{Kind: journal.KindSetAttr, Valid: journal.SetMode, Mode: st.Mode})
+	if err := step(&journal.Op{Kind: journal.KindSetAttr, Valid: journal.SetMode, Mode: st.Mode}); err != nil {
+		return err
+	}
+	if !o.flushed.Load() {
+		return nil
+	}
+	// What was fsynced is on both disks before it has a name.
+	return f.gate.fsync(&journal.Op{Kind: journal.KindFsync, Tree: f.tree.num, ID: o.id}, func() error { return nil })
 }

@@ -75,3 +75,37 @@ func TestDirectSync(t *testing.T) {
 		})
 	}
 }
+
+// TestTmpfileSync: a file that was fsynced while it had no name is on both disks when
+// it gets one.
+func TestTmpfileSync(t *testing.T) {
+	for _, flush := range []bool{false, true} {
+		f, dir := mountAlone(t)
+		s := &syncs{}
+		if !f.gate.JoinClean(func() Stream { return s }) {
+			t.Fatal("the stream was not taken")
+		}
+		f.gate.peer.Load().thaw()
+		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR, 0o644)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := unix.Write(fd, []byte("precious")); err != nil {
+			t.Fatal(err)
+		}
+		want := int64(0)
+		if flush {
+			want = 1
+			if err := unix.Fsync(fd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := unix.Linkat(fd, "", unix.AT_FDCWD, filepath.Join(dir, "f"), unix.AT_EMPTY_PATH); err != nil {
+			t.Fatal(err)
+		}
+		if n := s.fsyncs.Load(); n != want {
+			t.Errorf("fsynced %v: %d fsyncs on the second, expected %d", flush, n, want)
+		}
+		unix.Close(fd)
+	}
+}

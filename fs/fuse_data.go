@@ -358,6 +358,7 @@ func (f *FS) FsyncDir(_ <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 func (f *FS) sync(x *file, dataOnly bool) fuse.Status {
 	o := x.o
 	if !o.named() || !o.replicated() || !f.gate.Writable() {
+		o.flushed.Store(true)
 		return status(f.tree.fsync(o, x.fd, dataOnly))
 	}
 	op := &journal.Op{Kind: journal.KindFsync, Tree: f.tree.num, ID: o.id}

@@ -299,6 +299,7 @@ func (f *FS) crossIn(flags uint32, from *object, name string, o, to *object, nam
 		return err
 	}
 	n := o.real.Load()
+	n.flushed.Store(true) // who knows: a file is fsynced before it is renamed to its place
 	l := n.lock.lockAll()
 	defer n.lock.unlock(l)
 	defer func() {

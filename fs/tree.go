@@ -101,6 +101,7 @@ type object struct {
 
 	known   atomic.Bool // the kernel has been told of it
 	changed atomic.Bool // behind the kernel's back, since it last forgot everything about it
+	flushed atomic.Bool // here alone, when it had no name: the peer owes it (see bear)
 }
 
 func (o *object) isDir() bool { return o.typ == unix.S_IFDIR }
