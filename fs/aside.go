@@ -98,12 +98,20 @@ func (a *Aside) Close() error { return unix.Close(a.dir) }
 
 // BeginAside makes a quarantine of the objects that notes describes: those that
 // were changed on this host. It is durable when it returns.
-func (t *Tree) BeginAside(a Aside, zone int64, notes func(f func(id journal.FileID, l journal.Lack) error) error) error {
+func (t *Tree) BeginAside(a Aside, zone int64, notes func(f func(id journal.FileID, l journal.Lack) error) error) (err error) {
 	area, err := t.makeHidden(asideName)
 	if err != nil {
 		return fmt.Errorf("quarantine of %s: %w", t.dir, err)
 	}
 	defer unix.Close(area)
+	if err := dropUnbegun(area); err != nil {
+		return fmt.Errorf("quarantine of %s: %w", t.dir, err)
+	}
+	defer func() {
+		if err != nil { // it is tried again, and each try takes room
+			err = errors.Join(err, dropUnbegun(area))
+		}
+	}()
 	name := a.Time.UTC().Format(AsideTime)
 	for _, dir := range [...]string{name, name + "/files"} {
 		if err := unix.Mkdirat(area, dir, 0o700); err != nil {
@@ -145,6 +153,28 @@ func (t *Tree) BeginAside(a Aside, zone int64, notes func(f func(id journal.File
 	}
 	if err != nil {
 		return fmt.Errorf("quarantine of %s: %w", t.dir, err)
+	}
+	return nil
+}
+
+// dropUnbegun removes the quarantines that have no manifest: nothing has been replaced
+// by what would have been kept there.
+func dropUnbegun(area int) error {
+	names, err := os.ReadDir(procPath(area))
+	if err != nil {
+		return err
+	}
+	for _, n := range names {
+		path := procPath(area) + "/" + n.Name()
+		if _, err := os.Lstat(path + "/manifest.json"); !errors.Is(err, os.ErrNotExist) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -289,6 +319,9 @@ func (a *Aside) save() error {
 
 // takeHeld moves what is in the holding area, open as h, to the quarantine.
 func (a *Aside) takeHeld(h int) error {
+	if err := a.takeMoved(); err != nil {
+		return err
+	}
 	names, err := os.ReadDir(procPath(h))
 	if err != nil {
 		return err
@@ -325,6 +358,47 @@ func (a *Aside) takeHeld(h int) error {
 		}
 	}
 	return nil
+}
+
+// takeMoved makes entries of what was moved here before the manifest could say so.
+func (a *Aside) takeMoved() error {
+	for {
+		file := fmt.Sprintf("files/%d", len(a.Entries))
+		var st unix.Stat_t
+		if err := unix.Fstatat(a.dir, file, &st, unix.AT_SYMLINK_NOFOLLOW); err == unix.ENOENT {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		id := ""
+		if known, err := readID(procPath(a.dir)+"/"+file, st.Ino); err == nil {
+			id = known.String()
+		}
+		if err := a.t.disownAll(a.dir, file); err != nil {
+			return err
+		}
+		e := entryAside(id, &st)
+		e.Why, e.Kept = "created", true
+		a.Entries = append(a.Entries, e)
+		if err := a.save(); err != nil {
+			return err
+		}
+	}
+}
+
+// EndAside ends the quarantine that is open, if one is, although no pass has come to
+// its end: this host is not going to be brought up to date by that pass any more. What
+// is held is kept with it.
+func (t *Tree) EndAside() error {
+	a, err := t.OpenAside()
+	if a == nil || err != nil {
+		return err
+	}
+	t.aside, t.heldPaths = a, map[string]string{}
+	if _, _, err := t.DropHeld(math.MaxInt); err != nil {
+		return fmt.Errorf("quarantine of %s: %w", t.dir, err)
+	}
+	return t.EndQuarantine()
 }
 
 // copied returns the entry that is a whole copy of an object, -1 if there is none.

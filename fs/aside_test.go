@@ -2,6 +2,7 @@ package fs
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -124,4 +125,65 @@ func TestQuarantine(t *testing.T) {
 		t.Errorf("something is left: %v", err)
 	}
 	must(tree.Close())
+}
+
+// TestQuarantineTriedAgain: a quarantine that could not be made leaves nothing, and one
+// that was interrupted goes on wherever that was.
+func TestQuarantineTriedAgain(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: file handles")
+	}
+	dir := t.TempDir()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"a", "b"} {
+		must(os.WriteFile(filepath.Join(dir, name), []byte(name), 0o640))
+	}
+	tree, err := OpenTree(dir, 0, "")
+	must(err)
+	defer tree.Close()
+	tree.assign.Store(true)
+	must(tree.BuildIndex())
+	area := filepath.Join(dir, hiddenName, asideName)
+	must(os.MkdirAll(filepath.Join(area, "20260101T000000Z", "files"), 0o700)) // of a crash
+	full := errors.New("full")
+	begin := func(result error) error {
+		return tree.BeginAside(Aside{Time: time.Now()}, 8<<20, func(func(journal.FileID, journal.Lack) error) error { return result })
+	}
+	if err := begin(full); !errors.Is(err, full) {
+		t.Fatalf("begin: %v, expected %v", err, full)
+	}
+	if names, err := os.ReadDir(area); err != nil || len(names) != 0 {
+		t.Errorf("in the directory of the quarantines is %v, %v; expected nothing", names, err)
+	}
+	must(begin(nil))
+	must(tree.Quarantine(true))
+	root := tree.rootObject().id
+	must(tree.Hold(root, "a"))
+	if _, _, err := tree.DropHeld(1000); err != nil {
+		t.Fatal(err)
+	}
+	// The crash came before the manifest was there.
+	tree.aside.Entries = nil
+	must(tree.aside.save())
+	must(tree.Hold(root, "b"))
+	must(tree.EndAside())
+	names, err := os.ReadDir(area)
+	must(err)
+	b, err := os.ReadFile(filepath.Join(area, names[0].Name(), "manifest.json"))
+	must(err)
+	var a Aside
+	must(json.Unmarshal(b, &a))
+	if len(a.Entries) != 2 || a.Open {
+		t.Fatalf("the quarantine is %+v, expected two entries", a)
+	}
+	for i, want := range []string{"a", "b"} {
+		if got, err := os.ReadFile(filepath.Join(area, names[0].Name(), "files", fmt.Sprint(i))); string(got) != want || err != nil {
+			t.Errorf("entry %d: %q, %v; expected %q", i, got, err, want)
+		}
+	}
 }

@@ -324,6 +324,10 @@ func (r *Replica) Promote(ctx context.Context, epoch uint64, force Force) error 
 	}
 	defer r.turned()
 	for _, f := range r.trees {
+		// What this host has alone from now on is not in it.
+		if err := f.Tree().EndAside(); err != nil {
+			r.log("E", "nfsadmin", "%v", err)
+		}
 		f.Rule()
 	}
 	r.gate.Open(errors.New("the peer may not know yet that it is out of date"))

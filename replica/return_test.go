@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/skfs/skfs/fs"
 )
 
 // copied waits for the second to be in sync, and returns its line "Copied …"; empty
@@ -191,6 +193,36 @@ func TestSplitBrain(t *testing.T) {
 	b.must(unix.Fstat(int(a.backing.Fd()), &st))
 	b.must(unix.UtimesNanoAt(int(b.backing.Fd()), ".", []unix.Timespec{st.Atim, st.Mtim}, 0))
 	same(t, a, b)
+}
+
+// A quarantine that was begun and never came to its end, because its host became the
+// primary, is not taken for that of the next split brain.
+func TestSplitBrainAgain(t *testing.T) {
+	ctx := context.Background()
+	a, b := pairOn(t, 26415)
+	a.write("both", "before")
+	a.stop(false)
+	b.wait(EventPeerLost)
+	layOut(t, fmt.Sprintf("/proc/self/fd/%d", b.backing.Fd()), asideName, fs.Aside{Open: true}, nil)
+	b.must(b.c.Promote(ctx, 2, NoForce))
+	b.must(b.c.Alone(ctx, 2, AnyStream))
+	b.write("both", "the version of b")
+	b.stop(false)
+	a.start()
+	a.must(a.c.Promote(ctx, 3, ForcePrim))
+	a.must(a.c.Alone(ctx, 3, AnyStream))
+	a.write("both", "the version of a")
+	b.start()
+	b.must(b.c.Follow(ctx, 3, a.cfg.Listen[0], FollowOptions{}))
+	b.copied()
+	kept, err := filepath.Glob(fmt.Sprintf("/proc/self/fd/%d/.skfs/quarantine/*/files/*", b.backing.Fd()))
+	b.must(err)
+	if len(kept) != 1 {
+		t.Fatalf("in quarantine are %v, expected one file", kept)
+	}
+	if content, err := os.ReadFile(kept[0]); err != nil || string(content) != "the version of b" {
+		t.Errorf("in quarantine is %q, %v", content, err)
+	}
 }
 
 // What was changed in the directory of either host while skfs did not run is found:
