@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -86,22 +85,7 @@ func (t *target) startMount(ctx context.Context, mode, notes string) error {
 			}
 		}
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	cmd := t.host.RoleCommand(context.WithoutCancel(ctx), "noting", mode, t.dir(), notes)
-	cmd.Stdout, cmd.Stderr = w, os.Stderr
-	t.floor, err = t.host.Start(cmd)
-	w.Close()
-	if err != nil {
-		return err
-	}
-	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil { // it says that it has mounted, or ends
-		return errors.Join(t.floor.Wait(), err)
-	}
-	return nil
+	return t.startRole(ctx, "noting", mode, t.dir(), notes)
 }
 
 // notingRole is a mount in a mode, over a directory, with notes in another one if

@@ -135,19 +135,25 @@ func (t *target) start(ctx context.Context, hosts [2]*lab.Host) error {
 }
 
 func (t *target) startFloor(ctx context.Context) error {
+	return t.startRole(ctx, "floor", floorBacking, t.dir())
+}
+
+// startRole runs a process of the host that takes a role in which it mounts something
+// and says so, and returns when it has.
+func (t *target) startRole(ctx context.Context, role string, args ...string) error {
 	r, w, err := os.Pipe()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
-	cmd := t.host.RoleCommand(context.WithoutCancel(ctx), "floor", floorBacking, t.dir())
+	cmd := t.host.RoleCommand(context.WithoutCancel(ctx), role, args...)
 	cmd.Stdout, cmd.Stderr = w, os.Stderr
 	t.floor, err = t.host.Start(cmd)
 	w.Close()
 	if err != nil {
 		return err
 	}
-	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil { // it says that it has mounted, or ends
+	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil { // or it has ended
 		return errors.Join(t.floor.Wait(), err)
 	}
 	return nil

@@ -45,12 +45,8 @@ func listenHere(args []string) error {
 func tcpApplication(ports ...int) (start, stop string) {
 	var a, o strings.Builder
 	for _, port := range ports {
-		for _, e := range lab.RoleEnv(listenRole, fmt.Sprintf("/run/%d", port), fmt.Sprintf(":%d", port)) {
-			name, value, _ := strings.Cut(e, "=")
-			fmt.Fprintf(&a, "%s='%s' ", name, value)
-		}
-		self := (&lab.Lab{}).Self()
-		fmt.Fprintf(&a, "'%s' </dev/null >>\"$SAFEUSERVAR/app.log\" 2>&1 &\npid=$!\n", strings.Join(self, "' '"))
+		serve := lab.RoleShell((&lab.Lab{}).Self(), listenRole, fmt.Sprintf("/run/%d", port), fmt.Sprintf(":%d", port))
+		fmt.Fprintf(&a, "%s </dev/null >>\"$SAFEUSERVAR/app.log\" 2>&1 &\npid=$!\n", serve)
 		fmt.Fprintf(&a, "while [ ! -e /run/%d ]; do kill -0 $pid || exit 1; sleep 0.02; done\n", port)
 		fmt.Fprintf(&o, "[ -e /run/%d ] && { kill -9 $(cat /run/%d); rm -f /run/%d; }\n", port, port, port)
 	}

@@ -36,24 +36,14 @@ func Roles() map[string]lab.Role {
 // application is the server, run by the program self. start_both returns when the
 // server listens.
 func Scripts(self []string) (start, stop string) {
-	var b strings.Builder
-	b.WriteString("rm -f /run/echo.ready\n")
-	for _, e := range lab.RoleEnv(serveRole, "/run/echo.ready") {
-		name, value, _ := strings.Cut(e, "=")
-		fmt.Fprintf(&b, "%s=%s ", name, quote(value))
-	}
-	for _, word := range self {
-		b.WriteString(quote(word) + " ")
-	}
-	b.WriteString("</dev/null >>\"$SAFEUSERVAR/echo.log\" 2>&1 &\necho $! >/run/echo.pid\nwhile [ ! -e /run/echo.ready ]; do sleep 0.05; done")
-	return b.String(), `[ -f /run/echo.pid ] || exit 0
+	start = "rm -f /run/echo.ready\n" + lab.RoleShell(self, serveRole, "/run/echo.ready") +
+		" </dev/null >>\"$SAFEUSERVAR/echo.log\" 2>&1 &\necho $! >/run/echo.pid\nwhile [ ! -e /run/echo.ready ]; do sleep 0.05; done"
+	return start, `[ -f /run/echo.pid ] || exit 0
 pid=$(cat /run/echo.pid)
 kill -9 "$pid"
 while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
 rm -f /run/echo.pid`
 }
-
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // serve says the name of the host to each connection, then gives back its lines.
 func serve(args []string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strings"
 )
 
 const (
@@ -56,6 +57,23 @@ func RoleEnv(role string, args ...string) []string {
 	}
 	return []string{roleEnv + "=" + role, argsEnv + "=" + string(b)}
 }
+
+// RoleShell is RoleEnv and the program self, as the beginning of a simple command of
+// the shell: what a module's scripts start a role with.
+func RoleShell(self []string, role string, args ...string) string {
+	var words []string
+	for _, e := range RoleEnv(role, args...) {
+		name, value, _ := strings.Cut(e, "=")
+		words = append(words, name+"="+quote(value))
+	}
+	for _, word := range self {
+		words = append(words, quote(word))
+	}
+	return strings.Join(words, " ")
+}
+
+// quote makes a word of the shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // Self is the command that runs this program so that it comes to Main.
 func (l *Lab) Self() []string {

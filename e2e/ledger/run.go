@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -29,24 +28,14 @@ const (
 // Scripts returns the commands of start_prim and stop_prim of a module whose
 // application is Serve, run by the program self, with a store of a kind in dir.
 func Scripts(self []string, kind, dir string) (start, stop string) {
-	var b strings.Builder
-	for _, e := range append(lab.RoleEnv(serveRole, kind, dir), "GOTRACEBACK=all") {
-		name, value, _ := strings.Cut(e, "=")
-		fmt.Fprintf(&b, "%s=%s ", name, quote(value))
-	}
-	for _, word := range self {
-		b.WriteString(quote(word) + " ")
-	}
-	b.WriteString("</dev/null >>\"$SAFEUSERVAR/ledger.log\" 2>&1 &\necho $! >/run/ledger.pid")
-	return b.String(), `[ -f /run/ledger.pid ] || exit 0
+	start = "GOTRACEBACK=all " + lab.RoleShell(self, serveRole, kind, dir) +
+		" </dev/null >>\"$SAFEUSERVAR/ledger.log\" 2>&1 &\necho $! >/run/ledger.pid"
+	return start, `[ -f /run/ledger.pid ] || exit 0
 pid=$(cat /run/ledger.pid)
 if [ "$1" = force ]; then kill -9 "$pid"; else kill "$pid"; fi
 while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
 rm -f /run/ledger.pid`
 }
-
-// quote makes a word of the shell.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // Load is a Drive that runs on a host.
 type Load struct {
