@@ -22,8 +22,8 @@
 //     receive log's disk fails, what it does not hold is not applied.)
 //   - An operation that fails on one node only, or differently, is told to
 //     Mismatch, at the latest when the stream ends; then also those whose end on
-//     the peer is not known. Failures of operations that were started with Start
-//     are in their Result instead.
+//     the peer is not known. One that fails alike is told to Alike. Failures of
+//     operations that were started with Start are in their Result instead.
 //   - When Wait or Result has returned nothing refers to the operation's Data.
 //   - Memory is bounded on both ends: SenderOptions.QueueBytes of what is not
 //     committed, ReceiverOptions.QueueBytes of what is not applied (each plus

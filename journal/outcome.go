@@ -25,8 +25,9 @@ type outcome struct {
 	at    time.Time
 }
 
-// mismatch is a difference between both nodes.
-type mismatch struct {
+// ending is how an operation ended that failed on one node at least; the same error
+// on both is no difference.
+type ending struct {
 	op            Op
 	local, remote syscall.Errno
 }
@@ -36,40 +37,34 @@ func newOutcomes() outcomes {
 }
 
 // failedHere takes a failure on this node; applied is how far the peer is.
-func (o *outcomes) failedHere(op Op, errno syscall.Errno, applied Seq, found []mismatch) []mismatch {
+func (o *outcomes) failedHere(op Op, errno syscall.Errno, applied Seq, found []ending) []ending {
 	if there, ok := o.remote[op.Seq]; ok {
 		delete(o.remote, op.Seq)
-		if there.errno != errno {
-			found = append(found, mismatch{op, errno, there.errno})
-		}
-		return found
+		return append(found, ending{op, errno, there.errno})
 	}
 	if op.Seq <= applied {
-		return append(found, mismatch{op, errno, 0})
+		return append(found, ending{op, errno, 0})
 	}
 	o.local[op.Seq] = outcome{op: op, errno: errno}
 	return found
 }
 
 // failedThere takes a failure on the peer.
-func (o *outcomes) failedThere(op Op, errno syscall.Errno, now time.Time, found []mismatch) []mismatch {
+func (o *outcomes) failedThere(op Op, errno syscall.Errno, now time.Time, found []ending) []ending {
 	if here, ok := o.local[op.Seq]; ok {
 		delete(o.local, op.Seq)
-		if here.errno != errno {
-			found = append(found, mismatch{op, here.errno, errno})
-		}
-		return found
+		return append(found, ending{op, here.errno, errno})
 	}
 	o.remote[op.Seq] = outcome{op: op, errno: errno, at: now}
 	return found
 }
 
 // passed takes how far the peer is: it has reported all failures up to there.
-func (o *outcomes) passed(applied Seq, found []mismatch) []mismatch {
+func (o *outcomes) passed(applied Seq, found []ending) []ending {
 	for seq, here := range o.local {
 		if seq <= applied {
 			delete(o.local, seq)
-			found = append(found, mismatch{here.op, here.errno, 0})
+			found = append(found, ending{here.op, here.errno, 0})
 		}
 	}
 	return found
@@ -77,21 +72,33 @@ func (o *outcomes) passed(applied Seq, found []mismatch) []mismatch {
 
 // settle gives up waiting for this node's half of what failed on the peer
 // before the given time.
-func (o *outcomes) settle(before time.Time, found []mismatch) []mismatch {
+func (o *outcomes) settle(before time.Time, found []ending) []ending {
 	for seq, there := range o.remote {
 		if there.at.Before(before) {
 			delete(o.remote, seq)
-			found = append(found, mismatch{there.op, 0, there.errno})
+			found = append(found, ending{there.op, 0, there.errno})
+		}
+	}
+	return found
+}
+
+// settleBelow is settle for what was numbered before seq: this node's half of that has
+// ended.
+func (o *outcomes) settleBelow(seq Seq, found []ending) []ending {
+	for s, there := range o.remote {
+		if s < seq {
+			delete(o.remote, s)
+			found = append(found, ending{there.op, 0, there.errno})
 		}
 	}
 	return found
 }
 
 // settleAll ends the comparison: nothing more will come from the peer.
-func (o *outcomes) settleAll(found []mismatch) []mismatch {
+func (o *outcomes) settleAll(found []ending) []ending {
 	for seq, there := range o.remote {
 		delete(o.remote, seq)
-		found = append(found, mismatch{there.op, 0, there.errno})
+		found = append(found, ending{there.op, 0, there.errno})
 	}
 	return o.passed(^Seq(0), found)
 }

@@ -58,6 +58,10 @@ type SenderOptions struct {
 	// without its Data. It is called from goroutines of the Sender or from
 	// LocalFailed: it must not block, nor call Drain or Close.
 	Mismatch func(op *Op, local, remote syscall.Errno)
+
+	// Alike is told of every operation that failed with the same error on both, in
+	// the same way.
+	Alike func(op *Op, errno syscall.Errno)
 }
 
 // Sender is the primary's end of the stream. Its methods may be called from any
@@ -333,36 +337,39 @@ func (p *Pending) Result() (Result, error) {
 }
 
 // LocalFailed tells that op, which the peer has or will get, failed on this
-// node. If it does not fail alike on the peer, Mismatch is called, now or when
-// it is known.
+// node. Mismatch or Alike is called, now or when it is known how it ended on the peer.
 func (s *Sender) LocalFailed(op *Op, errno syscall.Errno) {
 	if op.Seq == 0 || errno == 0 {
 		return
 	}
 	bare := *op
 	bare.Data = nil
-	var found []mismatch
+	var found []ending
 	s.mu.Lock()
 	if s.over { // nobody is left to find out
-		found = append(found, mismatch{bare, errno, 0})
+		found = append(found, ending{bare, errno, 0})
 	} else {
 		found = s.outcomes.failedHere(bare, errno, s.seen.applied, nil)
 	}
 	s.tell(found)
 }
 
-// tell lets mu go, which the caller holds, and tells Mismatch of what was found
-// under it. Drain waits for it: what left outcomes is known to Mismatch then.
-func (s *Sender) tell(found []mismatch) {
-	if len(found) == 0 || s.o.Mismatch == nil {
+// tell lets mu go, which the caller holds, and tells Mismatch and Alike of what was
+// found under it. Drain waits for it: what left outcomes is known to them then.
+func (s *Sender) tell(found []ending) {
+	if len(found) == 0 {
 		s.mu.Unlock()
 		return
 	}
 	s.telling++
 	s.mu.Unlock()
 	for i := range found {
-		m := &found[i]
-		s.o.Mismatch(&m.op, m.local, m.remote)
+		switch e := &found[i]; {
+		case e.local != e.remote && s.o.Mismatch != nil:
+			s.o.Mismatch(&e.op, e.local, e.remote)
+		case e.local == e.remote && s.o.Alike != nil:
+			s.o.Alike(&e.op, e.local)
+		}
 	}
 	s.mu.Lock()
 	if s.telling--; s.telling == 0 {
@@ -379,14 +386,21 @@ func (s *Sender) Drain(ctx context.Context) (Seq, error) {
 	if err != nil {
 		return 0, err
 	}
+	s.SettleBelow(last + 1)
+	return last, nil
+}
+
+// SettleBelow returns when Mismatch and Alike have been told of every failure of an
+// operation below seq. All these have ended here, and the peer has said how they ended
+// there.
+func (s *Sender) SettleBelow(seq Seq) {
 	s.mu.Lock()
-	s.tell(s.outcomes.settle(time.Now().Add(time.Hour), nil))
+	s.tell(s.outcomes.settleBelow(seq, nil))
 	s.mu.Lock()
 	for s.telling > 0 { // what others have found of them
 		s.told.Wait()
 	}
 	s.mu.Unlock()
-	return last, nil
 }
 
 // WaitApplied is Drain for who changes nothing while others do: operations may be

@@ -232,7 +232,7 @@ func (s *Sender) acked(a ack) error {
 	s.seen.received = max(s.seen.received, a.received)
 	s.seen.durable = max(s.seen.durable, a.durable)
 	s.seen.applied = max(s.seen.applied, a.applied)
-	var found []mismatch
+	var found []ending
 	if len(s.outcomes.local) > 0 {
 		found = s.outcomes.passed(s.seen.applied, nil)
 	}
@@ -252,7 +252,7 @@ func (s *Sender) result(r Result, op *Op) {
 		s.mu.Unlock()
 		return
 	}
-	var found []mismatch
+	var found []ending
 	orphan := s.err != nil && op != nil && op.Kind.Answered() // who asked has been told that it is not known
 	if r.Errno != 0 && op != nil && !orphan {
 		found = s.outcomes.failedThere(*op, r.Errno, time.Now(), nil)

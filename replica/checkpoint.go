@@ -18,6 +18,7 @@ import (
 //	no mutation under way: rotate ── begin ────────▶ rotate, all before applied, none after
 //	flush, record n                  flush n ──────▶ flush, record n
 //	record that the notes are    ◀── answer ──────── (so it has n)
+//	(not if an operation before it has ended differently on the two hosts)
 //	complete from n; clear
 //	                                 checkpointed ─▶ record, clear
 //
@@ -88,6 +89,10 @@ func (r *Replica) checkpoint(l *primaryLink) error {
 		case res.Errno != 0:
 			return fmt.Errorf("on the second node: %w", res.Errno)
 		}
+	}
+	// What failed on one of the hosts before the checkpoint is known to have, now.
+	if l.sender.SettleBelow(begun.Seq()); l.verdicts.open() {
+		return nil // the notes tell of it until it is seen to
 	}
 	if err := r.complete(mark, n); err != nil {
 		return err

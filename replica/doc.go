@@ -36,9 +36,13 @@
 // This is what makes a swap cheap. Otherwise what is copied is decided from the
 // records of both (decide.go), and is what both have noted of each other (notes.go)
 // wherever that is known to be enough. While both are in sync, checkpoints keep the
-// notes few (checkpoint.go). A call that ends differently on the two hosts puts the
-// second in sync back to step 2 over the same stream (mend.go): between the failure and
-// that, some three seconds at most, it may be promoted without that call.
+// notes few (checkpoint.go), but for what has ended differently on the two hosts. Such a
+// call puts the second in sync back to step 2 over the same stream (mend.go). The
+// primary knows of it up to three seconds later, since success is not reported; until
+// then the second is in doubt by itself (doubt.go): when the stream ends, it is not
+// consistent. A call that failed on the primary alone is not in doubt there: for up to
+// that long a second may be promoted with a change of which the application was told
+// that it failed, as after any write that was cut off.
 //
 // # What a crash leaves
 //

@@ -67,7 +67,7 @@ func (r *Replica) watchDifferences(ctx context.Context, l *primaryLink, epoch jo
 func (r *Replica) mend(ctx context.Context, l *primaryLink, d difference, epoch journal.Epoch) error {
 	l.checkpointing.Lock() // one would vouch for what the second lacks
 	defer l.checkpointing.Unlock()
-	err := r.noteDifference(d.op)
+	err := r.noteDifference(l, d.op)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (r *Replica) rest(ctx context.Context, l *primaryLink, pause time.Duration)
 			if d.seenTo() {
 				continue
 			}
-			if err := r.noteDifference(d.op); err != nil {
+			if err := r.noteDifference(l, d.op); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -104,8 +104,8 @@ func (r *Replica) rest(ctx context.Context, l *primaryLink, pause time.Duration)
 	}
 }
 
-// noteDifference notes all that may differ by an operation.
-func (r *Replica) noteDifference(op *journal.Op) error {
+// noteDifference notes all that may differ by an operation, which has come from l.wrong.
+func (r *Replica) noteDifference(l *primaryLink, op *journal.Op) error {
 	add := func(id journal.FileID, lack journal.Lack) error {
 		if id.IsZero() {
 			return nil
@@ -122,7 +122,11 @@ func (r *Replica) noteDifference(op *journal.Op) error {
 	default:
 		errs = append(errs, add(op.ID, journal.Lack{Whole: true, Names: true, Attrs: true}))
 	}
-	return errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil {
+		l.verdicts.differs(-1)
+	}
+	return err
 }
 
 // mendOnce brings the second up to date by what is noted.

@@ -69,6 +69,7 @@ type primaryLink struct {
 	passed        chan struct{}     // closed when pass has ended; nil without one
 	synced        atomic.Bool       // the second is being told that its data is the primary's; set under Replica.mu
 	wrong         chan difference
+	verdicts      *verdicts
 	number        uint64 // of the streams of its epoch, from 1
 }
 
@@ -212,7 +213,7 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second jour
 	if err != nil {
 		return nil, err
 	}
-	l := &primaryLink{node: req.Node, second: second, wrong: make(chan difference, 1024)}
+	l := &primaryLink{node: req.Node, second: second, wrong: make(chan difference, 1024), verdicts: newVerdicts()}
 	l.sender = journal.NewSender(link, journal.SenderOptions{
 		Epoch: epoch, First: p.First, Async: p.Async, LockTimeout: r.cfg.RFS.LockTimeout, SendTimeout: r.cfg.RFS.SendTimeout,
 		CopyTimeout: r.cfg.RFS.ReiTimeout,
@@ -221,12 +222,14 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second jour
 				return
 			}
 			r.log("I", "nfsadmin", "%s of %s ended here with %q and on node %s with %q", op.Kind, op.ID, local, req.Node, remote)
+			l.verdicts.differs(1)
 			select {
 			case l.wrong <- difference{op: op, remote: remote}:
 			default: // there are more of them than a copy could mend
 				r.wg.Go(func() { l.sender.Close(errors.New("too many differences")) })
 			}
 		},
+		Alike: l.verdicts.alike,
 	})
 	return l, nil
 }

@@ -498,7 +498,7 @@ func (r *Replica) Demote(ctx context.Context) error {
 			f.FlushTimes()
 		}
 		if inSync {
-			seq, err := l.sender.Drain(ctx)
+			seq, err := l.end(ctx)
 			if err != nil {
 				return err
 			}

@@ -42,6 +42,7 @@ type follower struct {
 	again    context.CancelFunc               // under noted: ends the session; nil outside of one
 	noted    sync.Mutex
 	dirs     map[uint8][]journal.FileID // under noted: to be learned before the pass begins
+	doubts   *doubts                    // of the session
 	void     bool                       // under Replica.mu: outdated, nothing of it counts any more
 	did      FollowOptions              // under Replica.mu: what the synchronisation that ended last was asked for
 	stop     context.CancelFunc
@@ -219,7 +220,7 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 		}
 	}
 	f.progress.Store(nil)
-	f.plan, f.epoch, f.dirs = p, welcome.Epoch, map[uint8][]journal.FileID{}
+	f.plan, f.epoch, f.dirs, f.doubts = p, welcome.Epoch, map[uint8][]journal.FileID{}, &doubts{}
 	r.notes.on.Store(true)
 	f.atJoin = r.notes.Rotate()
 	opts := journal.ReceiverOptions{Epoch: welcome.Epoch, First: p.First, Async: p.Async}
@@ -232,7 +233,7 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 		defer opts.Log.Close()
 	}
 	apply := r.applier(func(op *journal.Op) { f.mark(op, welcome.Epoch) })
-	apply.control, apply.beginning = f.control, f.learn
+	apply.control, apply.beginning, apply.ended = f.control, f.learn, f.doubts.ended
 	recv := journal.NewReceiver(link, apply, opts)
 	f.recv.Store(recv)
 	r.events.send(Event{Kind: EventPeerJoined, Epoch: uint64(welcome.Epoch)})
@@ -247,6 +248,9 @@ func (f *follower) session(ctx context.Context) (joined bool, err error) {
 		if lerr := opts.Log.Settle(); lerr != nil {
 			f.fatal = lerr
 		}
+	}
+	if derr := f.endInDoubt(); derr != nil {
+		f.fatal = errors.Join(f.fatal, derr)
 	}
 	return true, fmt.Errorf("the stream from the primary ended: %w", err)
 }
@@ -352,6 +356,8 @@ func (f *follower) mark(op *journal.Op, epoch journal.Epoch) {
 		if json.Unmarshal(op.Data, &p) == nil { // it is only shown
 			f.progress.Store(&p)
 		}
+	case markAlike:
+		f.doubts.alike(op.Data)
 	case markCheckpointed:
 		if err := f.checkpointed(op); err != nil {
 			f.r.events.send(Event{Kind: EventFailed, Epoch: uint64(epoch), Text: err.Error()})

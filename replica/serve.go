@@ -20,6 +20,7 @@ import (
 func (r *Replica) serve(ctx context.Context, l *primaryLink, epoch journal.Epoch) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var up sync.WaitGroup
+	up.Go(func() { l.sayAlike(l.sender.Done()) })
 	up.Go(func() {
 		if err := r.bringUp(ctx, l); err != nil {
 			l.sender.Close(err)
@@ -62,7 +63,9 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 					if d.remote != 0 {
 						remote = d.remote
 					}
-					if !l.pass.Failed(d.op, remote) {
+					if l.pass.Failed(d.op, remote) {
+						l.verdicts.differs(-1)
+					} else {
 						late = append(late, d)
 					}
 				case <-stop:
@@ -79,7 +82,7 @@ func (r *Replica) bringUp(ctx context.Context, l *primaryLink) error {
 		close(stop)
 		<-mended
 		for _, d := range late { // for the next pass
-			if nerr := r.noteDifference(d.op); nerr != nil {
+			if nerr := r.noteDifference(l, d.op); nerr != nil {
 				return nerr
 			}
 			if err == nil {
@@ -248,7 +251,7 @@ func (r *Replica) lost(l *primaryLink, epoch journal.Epoch) {
 func (r *Replica) noteEnd(l *primaryLink) {
 	r.seq = l.sender.Stats().Submitted
 	r.base = State{}
-	if !l.copying() {
+	if !l.copying() && !l.verdicts.open() {
 		r.base = State{Role: RoleClean, Epoch: l.sender.Epoch(), Seq: r.seq}
 	}
 }

@@ -85,6 +85,7 @@ type applier struct {
 
 	control   func(op *journal.Op) ([]byte, error) // KindCheckpoint, KindLacks; nil in a replay
 	beginning func(tree uint8) error               // before KindSyncBegin; nil in a replay
+	ended     func(*journal.Op, syscall.Errno)     // what was applied; nil in a replay
 }
 
 func newApplier(trees []*fs.FS, n *notes, mark func(*journal.Op), begin func(tree int), lame func(error)) *applier {
@@ -97,6 +98,14 @@ func newApplier(trees []*fs.FS, n *notes, mark func(*journal.Op), begin func(tre
 
 // Apply implements journal.Applier.
 func (a *applier) Apply(op *journal.Op) journal.Result {
+	res := a.apply(op)
+	if a.ended != nil {
+		a.ended(op, res.Errno)
+	}
+	return res
+}
+
+func (a *applier) apply(op *journal.Op) journal.Result {
 	if int(op.Tree) >= len(a.trees) {
 		return journal.Result{Seq: op.Seq, Errno: syscall.ENODEV}
 	}
