@@ -3,8 +3,10 @@ package e2e
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +55,51 @@ var streamed = change{
 	do:    func(s *trip) { s.write("file", 4*zone) },
 	bytes: 4 * zone,
 	files: 1,
+}
+
+// own is about what is not replicated: it is neither sent nor deleted, and costs
+// nothing. What gets another name becomes replicated, or ceases to be.
+var own = change{
+	prepare: func(s *trip) {
+		s.write("file", 3*zone)
+		s.write("leaves", 1000)
+		s.sh("mkdir dir")
+		s.must(os.WriteFile(s.at("dir/cache"+ownSuffix), firstOwn, 0o600))
+		s.must(syncFS(s.prim, dataDir))
+	},
+	do: func(s *trip) {
+		s.overwrite("file", 1000, zone)
+		s.write("dir/cache"+ownSuffix, 3*zone)
+		s.write("saved"+ownSuffix, 2000)
+		s.sh("mv saved" + ownSuffix + " saved; mv leaves leaves" + ownSuffix)
+	},
+	bytes: zone,
+	files: 2,
+}
+
+// firstOwn is what the first primary of a row has for itself.
+var firstOwn = bytes.Repeat([]byte("of the first primary "), 1<<16)
+
+// ownStays says that the host that was away has of what is not replicated what it had.
+func (s *trip) ownStays() {
+	s.t.Helper()
+	found := map[string]string{}
+	root := filepath.Join(s.backing(s.away), strings.TrimPrefix(s.dir, dataDir))
+	s.must(filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ownSuffix) {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		found[strings.TrimPrefix(path, root)] = string(data)
+		return err
+	}))
+	want := map[string]string{}
+	if s.row.role == "PRIM" {
+		want["/dir/cache"+ownSuffix] = string(firstOwn)
+	}
+	if !maps.Equal(found, want) {
+		s.t.Errorf("%s has %d files of its own that are not replicated, expected %d as they were", s.away.Name(), len(found), len(want))
+	}
 }
 
 // changes are what a host may have to be told that was stopped meanwhile.

@@ -200,6 +200,9 @@ const (
 // one to be in time.
 const bandwidth = 24 << 10
 
+// ownSuffix is that of names that are not replicated.
+const ownSuffix = ".own"
+
 // open makes a pair that is PRIM and SECOND.
 func (tab *table) open() {
 	tab.t.Helper()
@@ -214,7 +217,7 @@ func (tab *table) open() {
 		size = 24 << 30
 	}
 	tab.Pair = newPairOf(tab.t, pair.Options{
-		Config: pair.Config{Async: tab.kind.async, StartPrim: start, StopPrim: stop, TimeoutMs: 1000,
+		Config: pair.Config{Async: tab.kind.async, Own: ownSuffix, StartPrim: start, StopPrim: stop, TimeoutMs: 1000,
 			RFS: fmt.Sprintf("reiallowedbw=\"%d\" locktimeout=\"10\" sendtimeout=\"2\"", bandwidth)},
 		Disk: diskOf(tab.kind.fs, size),
 		Var:  diskOf(tab.kind.fs, minDisk),

@@ -401,6 +401,10 @@ func ways() []row {
 		{way{name: "power cut of PRIM under load", role: "PRIM", crash: true, leave: loaded(fail(powerCut))}, usual},
 		{way{name: "power cut of SECOND under load", crash: true, leave: loaded(fail(powerCut))}, usual},
 
+		{way{name: "SECOND stopped, with files that are not replicated", exact: true, leave: (*trip).stop, check: (*trip).ownStays}, own},
+		{way{name: "power cut of PRIM, with files that are not replicated", role: "PRIM", crash: true, leave: fail(powerCut), check: (*trip).ownStays}, own},
+		{way{name: "second fullsync, with files that are not replicated", cost: full, leave: (*trip).stop, back: func(s *trip) { s.start("second", "fullsync") }, check: (*trip).ownStays}, own},
+
 		{way{name: "second fullsync", cost: full, leave: (*trip).stop, back: func(s *trip) { s.start("second", "fullsync") }}, usual},
 		{way{name: "files changed behind the back of a stopped SECOND", cost: full, leave: func(s *trip) {
 			s.stop()

@@ -2,6 +2,7 @@ package pair
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/skfs/skfs/e2e/lab"
@@ -14,6 +15,7 @@ type Config struct {
 	TimeoutMs int               // of the heartbeats, default 2500
 	StartPrim string            // shell commands of the script start_prim
 	StopPrim  string            // shell commands of the script stop_prim, which is called twice: $1 is force the second time
+	Own       string            // what ends with it is not replicated; "": everything is
 	RFS       string            // more attributes of <rfs>, such as nbremconn="2"
 	Service   string            // more tags of <service>, such as <vip>
 	Programs  map[string]string // more files of the module's bin, by name
@@ -50,7 +52,11 @@ func (c Config) userconfig() string {
     <rfs async=%q acl="on" %s>
 `, c.MaxLoop, c.TimeoutMs/5, c.TimeoutMs, c.Async, c.RFS)
 	for _, d := range c.Dirs {
-		fmt.Fprintf(&b, "      <replicated dir=%q mode=\"read_only\"/>\n", d)
+		fmt.Fprintf(&b, "      <replicated dir=%q mode=\"read_only\">\n", d)
+		if c.Own != "" {
+			fmt.Fprintf(&b, "        <notreplicated regexpath=\".*%s\"/>\n", regexp.QuoteMeta(c.Own))
+		}
+		b.WriteString("      </replicated>\n")
 	}
 	b.WriteString("    </rfs>\n" + c.Service + `
     <user nicestoptimeout="30" forcestoptimeout="30" logging="userlog"/>

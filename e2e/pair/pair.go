@@ -182,8 +182,13 @@ func (p *Pair) Await(ctx context.Context, first, second string) error {
 // quarantine after a split brain. It is this host's own.
 const keptAside = ".skfs"
 
+// isOwn says whether a path below a replicated directory is a host's own.
+func (p *Pair) isOwn(path string) bool {
+	return path == keptAside || p.config.Own != "" && strings.HasSuffix(path, p.config.Own)
+}
+
 // Compare compares what the two hosts have on disk under every replicated
-// directory.
+// directory, but for what is their own.
 func (p *Pair) Compare(ctx context.Context) (*tree.Result, error) {
 	var total tree.Result
 	for _, d := range p.config.Dirs {
@@ -195,7 +200,7 @@ func (p *Pair) Compare(ctx context.Context) (*tree.Result, error) {
 		if err != nil {
 			return nil, err
 		}
-		r, err := tree.Compare(ctx, a, b, tree.Options{Ignore: func(path string) bool { return path == keptAside }})
+		r, err := tree.Compare(ctx, a, b, tree.Options{Ignore: p.isOwn})
 		if err != nil {
 			return nil, err
 		}
