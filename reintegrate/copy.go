@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"syscall"
 	"time"
@@ -203,7 +204,11 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 	}
 	p.meter.opened()
 	var copied, uncommitted int64
-	at, more, ahead, err := c.askNext(f, r, 0)
+	off, err := c.passHole(f, r, 0)
+	if err != nil {
+		return err
+	}
+	at, more, ahead, err := c.askNext(f, r, off)
 	for more && err == nil {
 		var t theirs
 		if t, err = ahead(); err != nil {
@@ -237,7 +242,14 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 		if err = c.commit(f, &uncommitted, d.bytes()); err != nil {
 			break
 		}
-		err = c.pay(ctx)
+		if err = c.pay(ctx); err != nil || !more {
+			break
+		}
+		if off, err = c.passHole(f, r, at.Off); err == nil && off > at.Off {
+			if _, err = ahead(); err == nil { // of what was not known to be a hole
+				at, more, ahead, err = c.askNext(f, r, off)
+			}
+		}
 	}
 	if err != nil {
 		return err
@@ -255,6 +267,61 @@ func (c *copier) copyLarge(ctx context.Context, f *fileRef) error {
 	p.meter.resized(f.size, 0) // it was cut meanwhile
 	c.done(f, true, copied)
 	return nil
+}
+
+// passHole passes the hole at off, where nothing before it is pending, if it is of
+// holeZones at least, and returns its end; off if there is none. It costs nothing but a look, whatever its
+// size: comparing it zone by zone would cost as much as comparing bytes.
+func (c *copier) passHole(f *fileRef, r *region, off int64) (end int64, err error) {
+	p := c.p
+	least, end := p.o.holeZones*p.o.ZoneSize, off
+	part, more := p.table.next(f.id, r, off, math.MaxInt64)
+	if !more || part.End-part.Off < least {
+		return off, nil
+	}
+	var n int64
+	err = p.source(f.tree).WithRange(f.id, part.Off, part.End-part.Off, func(file File) error {
+		left, ok := p.table.next(f.id, r, part.Off, math.MaxInt64)
+		if !ok {
+			return nil // it was cut meanwhile
+		}
+		to, err := holeEnd(file, left, p.o.ZoneSize)
+		if err != nil || to-left.Off < least {
+			return err
+		}
+		if !f.fresh || f.again {
+			op := &journal.Op{Kind: journal.KindPunch, Tree: f.tree, ID: f.id, Off: left.Off, Len: to - left.Off}
+			if err := p.s.Post(op); err != nil {
+				return err
+			}
+			c.note(op.Seq)
+		}
+		p.table.advance(r, to)
+		end, n = to, to-left.Off
+		return nil
+	})
+	if n > 0 {
+		p.meter.passed(time.Now(), n, &delta{})
+		f.size -= n
+	}
+	return end, err
+}
+
+// holeEnd is where the hole at the beginning of part ends, in whole zones unless it is
+// all of part. It looks no more than twice as far.
+func holeEnd(f File, part Range, zoneSize int64) (int64, error) {
+	size := part.End - part.Off
+	for n := min(zoneSize, size); ; n += min(n, size-n) {
+		data, err := f.DataRanges(part.Off, n)
+		switch {
+		case err != nil:
+			return part.Off, err
+		case len(data) > 0:
+			return max(part.Off, data[0].Off/zoneSize*zoneSize), nil
+		case n == size:
+			return part.End, nil
+		}
+	}
 }
 
 // askNext asks for the hashes of what is pending from off on, in one zone. False:

@@ -27,7 +27,8 @@
 // its data (a directory that was moved costs nothing). The files found are copied
 // beside the walk by nbrei workers: SECOND is asked for hashes of blocks, many
 // small files or one zone of a large one in a question; then, under the lock of
-// the zone, blocks that differ are sent, holes as holes. After its data an object
+// the zone, blocks that differ are sent, holes as holes; a hole of many zones at once,
+// without a question. After its data an object
 // gets its attributes, the modification time last (SyncAttrs); directories get
 // theirs when all names are settled. SyncEnd empties the holding area.
 //

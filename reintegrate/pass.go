@@ -38,6 +38,8 @@ type Options struct {
 
 	Restored bool // Scan: a backup was restored on SECOND; its ctimes mean nothing
 	Keep     bool // SECOND keeps what only it had, instead of deleting it at the end
+
+	holeZones int64 // how many zones a hole has at least that is passed at once; 16
 }
 
 func (o *Options) setDefaults() error {
@@ -55,6 +57,9 @@ func (o *Options) setDefaults() error {
 		for o.ZoneSize%int64(o.BlockSize) != 0 {
 			o.BlockSize--
 		}
+	}
+	if o.holeZones <= 0 {
+		o.holeZones = 16
 	}
 	if o.Logf == nil {
 		o.Logf = func(string, ...any) {}

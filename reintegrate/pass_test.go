@@ -60,7 +60,7 @@ func (o ordinary) Apply(op *journal.Op) journal.Result {
 	return journal.Result{Errno: errno}
 }
 
-var smallOptions = Options{ZoneSize: 64, BlockSize: 16}
+var smallOptions = Options{ZoneSize: 64, BlockSize: 16, holeZones: 2}
 
 // join makes a stream and a pass over it.
 func join(t *testing.T, prim, second *tree, o Options) *pair {

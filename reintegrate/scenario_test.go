@@ -362,3 +362,47 @@ func TestPackets(t *testing.T) {
 		}
 	}
 }
+
+// countStream counts the operations of a kind that are started or posted.
+type countStream struct {
+	Stream
+	mu sync.Mutex
+	n  map[journal.Kind]int
+}
+
+func (s *countStream) count(op *journal.Op) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.n[op.Kind]++
+}
+
+func (s *countStream) Start(op *journal.Op) (Answer, error) {
+	s.count(op)
+	return s.Stream.Start(op)
+}
+
+func (s *countStream) Post(op *journal.Op) error {
+	s.count(op)
+	return s.Stream.Post(op)
+}
+
+// TestLargeHole: what a hole costs does not grow with it, and what SECOND has there
+// goes away.
+func TestLargeHole(t *testing.T) {
+	const zones = 1000
+	prim := newTree(0)
+	id := prim.put("sparse", filled(100))
+	prim.apply(&journal.Op{Kind: journal.KindSetAttr, ID: id, Valid: journal.SetSize, Off: zones * 64}, false)
+	for _, off := range []int64{500*64 + 10, 990 * 64} { // the last hole is no large one
+		prim.apply(&journal.Op{Kind: journal.KindWrite, ID: id, Off: off, Data: filled(20)}, false)
+	}
+	second := prim.clone(1 << 40)
+	second.apply(&journal.Op{Kind: journal.KindWrite, ID: id, Off: 300 * 64, Data: filled(150)}, false)
+	p := join(t, prim, second, smallOptions)
+	c := &countStream{Stream: p.pass.s, n: map[journal.Kind]int{}}
+	p.pass.s = c
+	stats := p.mustRun()
+	if hashes := c.n[journal.KindSyncHash]; hashes > 20 || stats.Copied != 0 || c.n[journal.KindPunch] != 2 {
+		t.Errorf("%+v, %d questions, %d holes: nothing but two holes had to be sent", stats, hashes, c.n[journal.KindPunch])
+	}
+}
