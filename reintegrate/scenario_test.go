@@ -398,7 +398,9 @@ func TestLargeHole(t *testing.T) {
 	}
 	second := prim.clone(1 << 40)
 	second.apply(&journal.Op{Kind: journal.KindWrite, ID: id, Off: 300 * 64, Data: filled(150)}, false)
-	p := join(t, prim, second, smallOptions)
+	o := smallOptions
+	o.holeZones = 16
+	p := join(t, prim, second, o)
 	c := &countStream{Stream: p.pass.s, n: map[journal.Kind]int{}}
 	p.pass.s = c
 	stats := p.mustRun()
