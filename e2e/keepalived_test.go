@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -186,7 +187,8 @@ const answerRole = "answer"
 const answerPort = "7777"
 
 // answerHere accepts connections on all addresses of the host, as an application would.
-func answerHere([]string) error {
+// With the path of a file as argument it sends a byte on each while the file is there.
+func answerHere(args []string) error {
 	l, err := net.Listen("tcp", ":"+answerPort)
 	if err != nil {
 		return err
@@ -196,8 +198,28 @@ func answerHere([]string) error {
 		if err != nil {
 			return err
 		}
+		if len(args) > 0 {
+			if _, err := os.Stat(args[0]); err == nil {
+				c.Write([]byte{1}) // who went away does not matter
+			}
+		}
 		c.Close()
 	}
+}
+
+// answering has a host accept connections until the end of the test; see answerHere.
+func answering(t *testing.T, h *lab.Host, args ...string) {
+	t.Helper()
+	cmd := h.RoleCommand(context.WithoutCancel(t.Context()), answerRole, args...)
+	cmd.Stderr = os.Stderr
+	process, err := h.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		unix.Kill(process.PID(), unix.SIGKILL)
+		process.Wait()
+	})
 }
 
 // blowTime is how long a blow lasts: longer than any lease or timeout here.
@@ -225,30 +247,24 @@ func TestBesideKeepalived(t *testing.T) {
 				c := make(t)
 				c.settle(t)
 				for _, h := range c.hosts {
-					cmd := h.RoleCommand(context.WithoutCancel(t.Context()), answerRole)
-					cmd.Stderr = os.Stderr
-					answering, err := h.Start(cmd)
-					if err != nil {
-						t.Fatal(err)
-					}
-					t.Cleanup(func() {
-						unix.Kill(answering.PID(), unix.SIGKILL)
-						answering.Wait()
-					})
+					answering(t, h)
 				}
 				seen := watchReach(t, c.client, answerPort, vip4)
 				from := time.Now()
 				if err := b.do(c); err != nil {
 					t.Fatal(err)
 				}
-				twice := c.watchTwice(blowTime)
-				gap := seen.longest(vip4, from)
+				twice := c.watchTwice(t, from, blowTime)
+				gap, at := seen.longest(vip4, from)
+				over := time.Now()
 				if err := b.undo(c); err != nil {
 					t.Fatal(err)
 				}
-				after := c.watchTwice(3 * time.Second)
-				t.Logf("%-26s %-11s away for %6v, on both hosts for %6v, and %6v after the fault was over", b.name, c.name,
-					gap.Round(10*time.Millisecond), twice.Round(10*time.Millisecond), after.Round(10*time.Millisecond))
+				after := c.watchTwice(t, from, 3*time.Second)
+				gapAfter, atAfter := seen.longest(vip4, over)
+				ms := func(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }
+				t.Logf("%-26s %-11s away for %6v (at %v), on both hosts for %6v; after the fault was over away for %6v (at %v), on both hosts for %6v", b.name, c.name,
+					ms(gap), ms(at.Sub(from)), ms(twice), ms(gapAfter), ms(atAfter.Sub(from)), ms(after))
 				// The lease is 3 s; the kernel takes it away 1.25 s later at most.
 				if bound := 4250*time.Millisecond + time.Second; c.name == "skfs" && twice > bound {
 					t.Errorf("both hosts had the address for %v, its lease allows %v", twice, bound)
@@ -258,11 +274,19 @@ func TestBesideKeepalived(t *testing.T) {
 	}
 }
 
-// watchTwice says for how much of a time both hosts have the address.
-func (c *contender) watchTwice(d time.Duration) (twice time.Duration) {
+// watchTwice says for how much of a time both hosts have the address, and logs who gets
+// and loses it.
+func (c *contender) watchTwice(t *testing.T, from time.Time, d time.Duration) (twice time.Duration) {
+	t.Helper()
 	begun := time.Now()
+	was := [2]bool{has(c.hosts[0]), has(c.hosts[1])}
 	for last := begun; time.Since(begun) < d; {
-		both := has(c.hosts[0]) && has(c.hosts[1])
+		is := [2]bool{has(c.hosts[0]), has(c.hosts[1])}
+		if is != was {
+			t.Logf("%s: after %v node1 has the address: %v, node2: %v", c.name, time.Since(from).Round(time.Millisecond), is[0], is[1])
+			was = is
+		}
+		both := is[0] && is[1]
 		time.Sleep(10 * time.Millisecond) // the grain of the measurement
 		now := time.Now()
 		if both {
@@ -274,15 +298,18 @@ func (c *contender) watchTwice(d time.Duration) (twice time.Duration) {
 }
 
 // longest is the longest time since a moment, up to now, without an answer of an
-// address.
-func (r *reach) longest(addr string, from time.Time) (gap time.Duration) {
+// address, and when it began.
+func (r *reach) longest(addr string, from time.Time) (gap time.Duration, began time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	last := from
-	for _, at := range r.seen[addr] {
+	for _, at := range append(slices.Clone(r.seen[addr]), time.Now()) {
 		if at.After(from) {
-			gap, last = max(gap, at.Sub(last)), at
+			if d := at.Sub(last); d > gap {
+				gap, began = d, last
+			}
+			last = at
 		}
 	}
-	return max(gap, time.Since(last))
+	return gap, began
 }

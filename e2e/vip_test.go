@@ -249,17 +249,26 @@ func served(t *testing.T, p *pair.Pair, i int) {
 
 const reachRole = "reach"
 
-// reachHere tries to connect to a host:port without end, and writes each moment at
-// which it could.
+// reachHere begins a connection to a host:port every 10 ms, whatever became of those
+// before, and writes the moment of each that was made. With a second argument one
+// counts when it has brought a byte.
 func reachHere(args []string) error {
 	d := net.Dialer{Timeout: 100 * time.Millisecond}
-	for {
-		c, err := d.Dial("tcp", args[0])
-		if err == nil {
+	for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
+		go func() {
+			c, err := d.Dial("tcp", args[0])
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			if len(args) > 1 {
+				c.SetDeadline(time.Now().Add(d.Timeout))
+				if _, err := c.Read(make([]byte, 1)); err != nil {
+					return
+				}
+			}
 			fmt.Println(time.Now().UnixNano())
-			c.Close()
-		}
-		time.Sleep(10 * time.Millisecond)
+		}()
 	}
 }
 
@@ -275,13 +284,23 @@ type reach struct {
 // all addresses.
 func watchReach(t *testing.T, h *lab.Host, port string, addrs ...string) *reach {
 	t.Helper()
+	return watchServed(t, h, port, false, addrs...)
+}
+
+// watchServed is watchReach that, with served, wants more than an open port: a byte.
+func watchServed(t *testing.T, h *lab.Host, port string, served bool, addrs ...string) *reach {
+	t.Helper()
 	r := &reach{addrs: addrs, seen: map[string][]time.Time{}}
 	for _, a := range addrs {
 		out, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := h.RoleCommand(context.WithoutCancel(t.Context()), reachRole, net.JoinHostPort(a, port))
+		args := []string{net.JoinHostPort(a, port)}
+		if served {
+			args = append(args, "served")
+		}
+		cmd := h.RoleCommand(context.WithoutCancel(t.Context()), reachRole, args...)
 		cmd.Stdout, cmd.Stderr = w, os.Stderr
 		started, err := h.Start(cmd)
 		w.Close()
@@ -295,7 +314,12 @@ func watchReach(t *testing.T, h *lab.Host, port string, addrs ...string) *reach 
 				var at int64
 				fmt.Sscan(lines.Text(), &at)
 				r.mu.Lock()
-				if r.seen[a] = append(r.seen[a], time.Unix(0, at)); len(r.seen[a]) == 1 {
+				moments := append(r.seen[a], time.Unix(0, at))
+				// Two that were made in one moment may be written in the wrong order.
+				if n := len(moments); n > 1 && moments[n-1].Before(moments[n-2]) {
+					moments[n-1] = moments[n-2]
+				}
+				if r.seen[a] = moments; len(moments) == 1 {
 					close(first)
 				}
 				r.mu.Unlock()

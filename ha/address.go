@@ -54,17 +54,23 @@ func (m *machine) certain() bool {
 
 // address sets what is missing, once at a time. The link is asked first whether
 // somebody has an address, unless nobody is to be expected: a peer that is silent may be
-// dead in a way that leaves its kernel answering, and one that has released its reign
-// has taken the address away before (swap, stop). Who else has it is heard afterwards.
+// dead in a way that leaves its kernel answering, and one that has released the reign
+// before this one has taken the address away before it said so (swap, stop). Who else
+// has it is heard afterwards.
 func (m *machine) address() {
 	if m.Order.stops() || m.Order == OrderStopwait {
 		return
 	}
-	if m.Withdrawn || m.Missing&^m.Refused == 0 || m.Tried || m.AddressID != 0 || !m.Reign || !m.Established || m.Up&PartAddress == 0 ||
+	if m.Withdrawn || m.Missing&^m.Refused == 0 || m.Tried || m.AddressID != 0 || !m.claimed() || m.Up&PartAddress == 0 ||
 		m.Cur.Kind == TaskNoAddress || m.leaving() || !m.certain() {
 		return
 	}
-	m.AddressID = m.run(Task{Kind: TaskAddress, Ask: !m.silent() && m.Peer.Released == 0})
+	m.AddressID = m.run(Task{Kind: TaskAddress, Ask: !m.silent() && m.Inherited != m.Epoch})
+}
+
+// claimed says that the claim of the reign was conceded, if the role does not say so yet.
+func (m *machine) claimed() bool {
+	return m.Reign && (m.Established || m.Cur.Kind == TaskJoin || m.Cur.Kind == TaskAlone)
 }
 
 // withdraw takes the addresses away before their turn in the plan, when another
@@ -92,7 +98,7 @@ func (m *machine) unaddressed() bool {
 
 // addressed takes over how an attempt to set addresses, or a withdrawal, ended.
 func (m *machine) addressed(d Done) {
-	m.AddressID, m.Tried = 0, true
+	m.AddressID, m.Tried, m.Inherited = 0, true, 0
 	if m.Withdrawn {
 		m.noAddresses()
 		return
@@ -124,7 +130,7 @@ func (m *machine) lost(e AddressLost) {
 	m.Tried = false
 	if e.Expired {
 		m.forget()
-	} else if m.Conf.Addresses[e.Index].Check {
+	} else if m.Conf.Addresses[e.Index].Check && !e.CutOff {
 		m.Refused |= bit
 	}
 }

@@ -139,7 +139,7 @@ func (mc *moduleConf) readMirror(a *conf.Active, c *conf.Cluster) error {
 		for _, a := range v.Addresses {
 			mc.conf.Addresses = append(mc.conf.Addresses, VirtualAddress{a.Addr, a.Check})
 			mc.vips = append(mc.vips, vipConf{name: a.Addr, bits: a.Bits, netif: a.Interface, connections: a.Connections, check: a.Check, checkIntf: a.CheckIntf,
-				options: netvip.Options{Lease: mc.lease, NoDAD: true, RefreshEvery: a.ArpInterval, RefreshFor: a.ArpElapse}})
+				options: netvip.Options{Lease: mc.lease, NoDAD: true, NeedCarrier: a.CheckIntf, RefreshEvery: a.ArpInterval, RefreshFor: a.ArpElapse}})
 		}
 	}
 	return nil

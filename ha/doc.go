@@ -126,6 +126,14 @@
 // A daemon that was killed finds its addresses and goes on to renew them; one that
 // finds them gone is in the same position as a host that was stopped.
 //
+// In a swap or a stop they are set as soon as the claim is conceded, while the second
+// still joins, and without asking the link: the peer said that it has taken them away.
+//
+// With <interface check="on"> an address goes with the carrier of its interface, long
+// before the rule interface_failure acts (handle_time): nobody reaches it there, and the
+// neighbours would be led to it when the cable is plugged in, while the other node has it.
+// It comes back with the carrier, when the peer is heard, or silent for its timeout (vips.linkBack).
+//
 // An address that cannot be set is tried again every second; so is one that somebody
 // removed, unless it has check="on": then its ip checker tells, and the rule ip_failure
 // decides.

@@ -65,6 +65,7 @@ type heartbeat struct {
 	heard     uint64        // incarnation heard here, 0: none
 	echo      uint64        // …and the newest sequence of it
 	hearsMe   bool          // the peer hears this node here
+	deaf      time.Duration // since when it says that it does not; 0: it hears
 	link      Link
 	told      Link          // what was taken of link
 	shared    time.Duration // when this node's resources were sent last, and which set
@@ -198,7 +199,7 @@ func (h *heart) doubt() {
 	h.mu.Lock()
 	h.since, h.got, h.fresh = uint64(now), Beat{}, false
 	for _, b := range h.beats {
-		b.link, b.told, b.last, b.hearsMe = LinkUnknown, LinkUnknown, now, false
+		b.link, b.told, b.last, b.hearsMe, b.deaf = LinkUnknown, LinkUnknown, now, false, 0
 	}
 	h.mu.Unlock()
 	h.kick.signal()
@@ -226,7 +227,7 @@ func (h *heart) judge(now time.Duration, late bool) {
 		case late:
 			b.last = now
 		case now-b.last >= b.conf.Timeout:
-			b.link, b.heard, b.echo, b.hearsMe = LinkDown, 0, 0, false
+			b.link, b.heard, b.echo, b.hearsMe, b.deaf = LinkDown, 0, 0, false, 0
 			signal(h.wake)
 		}
 	}
@@ -266,7 +267,13 @@ func (h *heart) hear(b *heartbeat, m message) {
 	b.from, b.newest = m.Incarnation, m.Seq
 	b.last, b.heard, b.echo, b.hearsMe, b.link = boottime(), m.Incarnation, m.Seq, proven, LinkUp
 	wrong := ""
-	if !b.hearsMe && !up {
+	if b.hearsMe {
+		b.deaf = 0
+	} else if b.deaf == 0 {
+		b.deaf = b.last
+	}
+	// What it said before it could hear that it is heard tells nothing.
+	if b.deaf != 0 && b.last-b.deaf >= 2*b.conf.Pulse {
 		wrong = fmt.Sprintf("%s does not hear this node on heartbeat %s", h.peer, b.conf.Ident)
 	}
 	h.remark(&b.wrong, wrong)

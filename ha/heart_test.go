@@ -104,9 +104,17 @@ func TestLateMessages(t *testing.T) {
 func TestOneWayLossIsNamed(t *testing.T) {
 	h := quietHeart("default")
 	h.hear(h.beats[0], from(7, 1, RolePrim))
-	deaf := from(7, 2, RolePrim)
-	deaf.Heard = 0
-	h.hear(h.beats[0], deaf)
+	deaf := func(seq uint64) message {
+		m := from(7, seq, RolePrim)
+		m.Heard = 0
+		return m
+	}
+	h.hear(h.beats[0], deaf(2))
+	if _, _, _, wrong := h.take(); len(wrong) != 0 {
+		t.Errorf("said before the peer could have heard anything: %q", wrong)
+	}
+	h.beats[0].deaf -= 2 * h.beats[0].conf.Pulse
+	h.hear(h.beats[0], deaf(3))
 	_, b, _, wrong := h.take()
 	if len(wrong) != 1 || wrong[0] != "b does not hear this node on heartbeat default" || b.HearsMe {
 		t.Fatalf("%q %+v", wrong, b)

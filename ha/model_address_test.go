@@ -43,7 +43,7 @@ func (w *world) addressMoves(i int, add func(bool, func(*world), string, ...any)
 		add(false, func(w *world) {
 			w.n[i].v.lost = false
 			w.n[i].v.knows() // heart.doubt
-			w.event(i, AddressLost{0, true})
+			w.event(i, AddressLost{Expired: true})
 		}, "%d: sees that the lease ran out", i)
 	}
 	if stale := n.v.stale; stale.Known && n.s.Links[0] != LinkDown {
@@ -62,8 +62,14 @@ func (w *world) addressMoves(i int, add func(bool, func(*world), string, ...any)
 	if n.v.there && n.s.Missing == 0 {
 		add(true, func(w *world) {
 			w.n[i].v.there, w.shaken = false, true
-			w.event(i, AddressLost{0, false})
+			w.event(i, AddressLost{})
 		}, "%d: the address is removed by somebody", i)
+		if n.s.Conf.Addresses[0].Check { // else it is the same
+			add(true, func(w *world) {
+				w.n[i].v.there, w.shaken = false, true
+				w.event(i, AddressLost{CutOff: true})
+			}, "%d: the interface of the address loses its carrier", i)
+		}
 	}
 	for k, t := range n.tasks {
 		if t.run.Task.Kind == TaskAddress && !t.done {

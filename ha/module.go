@@ -31,6 +31,7 @@ type module struct {
 	serial uint64 // …and its number
 	lasts  string // what of it is durable; "": nothing that this daemon knows of
 	inc    uint64
+	given  uint64 // the last task that an earlier daemon gave out
 	boot   string
 	start  bool // to be started because the host was
 	reboot func() error
@@ -137,6 +138,7 @@ func (m *module) close() error { return errors.Join(m.log.close(), m.res.store.c
 // a later run finds them.
 func (m *module) run(ctx context.Context) {
 	taskCtx, cancel := context.WithCancel(ctx)
+	m.given = m.state.TaskID
 	m.openVips()
 	defer func() {
 		cancel()

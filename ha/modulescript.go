@@ -42,7 +42,7 @@ func (m *module) runScript(ctx context.Context, mc *moduleConf, a Run, kill <-ch
 	if t.Script == "prestart" {
 		m.limitUserlog(mc)
 	}
-	s := script{key: taskKey(a.ID), name: t.Script, args: []string{t.From.String(), t.To.String(), t.Action}, kill: kill}
+	s := script{key: taskKey(a.ID), name: t.Script, args: []string{t.From.String(), t.To.String(), t.Action}, kill: kill, fresh: a.ID > m.given}
 	line := "Script " + t.Script
 	if t.Force {
 		s.args = append([]string{"force"}, s.args...)

@@ -146,6 +146,9 @@ func (m *machine) reign(f Force, to Role, start Parts) {
 		m.asks()
 	}
 	m.plan(Task{Kind: TaskClaim})
+	if start&PartAddress != 0 { // from here on the peer cannot have them: not after the second has joined
+		m.plan(Task{Kind: TaskAddress})
+	}
 	if m.Conf.HasData {
 		if to == RolePrim {
 			m.plan(Task{Kind: TaskJoin})
@@ -156,7 +159,7 @@ func (m *machine) reign(f Force, to Role, start Parts) {
 	if from != to {
 		m.script("transition", to, "start")
 	}
-	m.startParts(start, to, "start")
+	m.startParts(start&^PartAddress, to, "start")
 }
 
 // asks begins to ask the peer for a concession.
@@ -240,6 +243,12 @@ func (m *machine) follow() {
 // takeOver: the primary is gone and everything that it answered is here.
 func (m *machine) takeOver(reason string) bool {
 	force := NoForce
+	handed := m.heard() && m.Peer.Released >= m.Epoch
+	defer func() {
+		if m.Inherited = 0; handed && m.Reign {
+			m.Inherited = m.Epoch
+		}
+	}()
 	if m.Released == m.Epoch && !m.Followed {
 		force = ForcePrim // the replica cannot know that nobody went on from what it released
 	}

@@ -43,7 +43,7 @@ status=$1
 shift
 "$@"
 code=$?
-echo "$code" >"$status.new" && mv "$status.new" "$status"`
+echo "$code" >"$status"`
 
 // errKilled ends a script that took too long or was in the way of a forcestop.
 var errKilled = errors.New("was killed")
@@ -55,6 +55,7 @@ type script struct {
 	args    []string
 	timeout time.Duration   // 0: none
 	kill    <-chan struct{} // closed: end it now
+	fresh   bool            // no earlier daemon can have begun it
 }
 
 // taskKey is the key of a task's script.
@@ -84,9 +85,12 @@ func (r *runner) run(ctx context.Context, s script, started func()) (exit int, e
 		return -1, err
 	}
 	status := r.path(s.key)
-	pid, err := r.find(status)
-	if err != nil {
-		return -1, err
+	pid := 0
+	if !s.fresh {
+		var err error
+		if pid, err = r.find(status); err != nil {
+			return -1, err
+		}
 	}
 	if pid == 0 {
 		if exit, ok := readExit(status); ok {
@@ -225,7 +229,7 @@ func (r *runner) begun(key string) bool {
 // that it has begun.
 func (r *runner) forget(key string) error {
 	var errs []error
-	for _, suffix := range []string{".started", ".new", ""} {
+	for _, suffix := range []string{".started", ""} {
 		errs = append(errs, ignoreMissing(os.Remove(r.path(key)+suffix)))
 	}
 	return errors.Join(errs...)

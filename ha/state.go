@@ -81,6 +81,7 @@ type State struct {
 	AddressID uint64    // id of a TaskAddress under way beside the plan
 	Withdrawn bool      // …or of a TaskNoAddress
 	Tried     bool      `json:"-"` // the last attempt is over: not again before the next Tick
+	Inherited uint64    `json:"-"` // the reign that followed one which the peer had ended in order, until its addresses are set
 	Yield     uint64    // id of a Replica.Outdate under way beside the plan
 	YieldD    Drop      // …and what it concedes
 	WitnessID uint64    // id of a TaskWitness under way beside the plan

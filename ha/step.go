@@ -17,8 +17,11 @@ import (
 // what is left to undo.
 func Step(s State, e Event, now time.Time) (State, []Action) {
 	m := &machine{State: s.clone(), now: now}
-	role, colour := s.Role, s.Colour
+	role, colour, certain := s.Role, s.Colour, m.certain()
 	m.take(e)
+	if !certain && m.certain() {
+		m.Tried = false // what was not set before is not left to the next Tick
+	}
 	m.settle()
 	if _, tick := e.(Tick); m.Conf.SyncDelta > 0 && (tick && m.same() || m.same() != s.same()) {
 		m.SyncedAt = now.UTC().Truncate(time.Second)

@@ -119,6 +119,7 @@ type (
 	AddressLost struct {
 		Index   int
 		Expired bool
+		CutOff  bool // its interface has no carrier
 	}
 	// Told is an event of the replica.
 	Told struct{ Event ReplicaEvent }

@@ -204,8 +204,11 @@ func (o *observer) cause(before *State, e Event, now time.Time) Cause {
 		c.Event = "the replication process has ended"
 	case AddressLost:
 		how := "was removed"
-		if e.Expired {
+		switch {
+		case e.Expired:
 			how = "ran out: this host did not run for longer than its lease"
+		case e.CutOff:
+			how = "was taken away: its interface has no carrier"
 		}
 		c.Event = fmt.Sprintf("virtual address %s %s", before.Conf.Addresses[e.Index].Name, how)
 	case Adopted:

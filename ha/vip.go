@@ -100,12 +100,13 @@ type vips struct {
 	watch []heldAddress // those of held that watchVips has seen
 	addrs []netip.Addr  // what names resolved to
 	told  []string      // the last error of each, so that it is logged once
+	cut   []bool        // its interface had no carrier when it was looked at last
 }
 
 func newVips(mc *moduleConf, open func() (addressHost, error), log func(string)) *vips {
 	n := len(mc.vips)
 	return &vips{open: open, confs: mc.vips, lease: mc.lease, reset: mc.tcpReset, log: log,
-		held: make([]heldAddress, n), watch: make([]heldAddress, n), addrs: make([]netip.Addr, n), told: make([]string, n)}
+		held: make([]heldAddress, n), watch: make([]heldAddress, n), addrs: make([]netip.Addr, n), told: make([]string, n), cut: make([]bool, n)}
 }
 
 // each does something with every address at once, and says with which it failed.
@@ -191,6 +192,16 @@ func (v *vips) set(ctx context.Context, ask bool) Done {
 		if !ask {
 			o.Probe = -1
 		}
+		back, err := v.linkBack(host, i, a)
+		if err != nil {
+			return err
+		}
+		if back && !ask { // who asks hears the peer, and the link answers
+			v.mu.Lock()
+			late = true
+			v.mu.Unlock()
+			return fmt.Errorf("virtual address %s: its interface has its carrier again: not set before the other node is heard, or silent for its timeout", a.Addr)
+		}
 		h, err := host.Add(ctx, a, o)
 		if err != nil {
 			return err
@@ -207,6 +218,23 @@ func (v *vips) set(ctx context.Context, ask bool) Done {
 		return nil
 	})
 	return Done{Missing: missing, Late: late}
+}
+
+// linkBack says that the interface of an address had no carrier, and has it again. This
+// host was cut off: that it did not hear the peer meanwhile tells nothing.
+func (v *vips) linkBack(host addressHost, i int, a netvip.Address) (bool, error) {
+	if !v.confs[i].options.NeedCarrier {
+		return false, nil
+	}
+	p, err := host.Find(a)
+	if err != nil {
+		return false, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	was := v.cut[i]
+	v.cut[i] = !p.Carrier()
+	return was && p.Carrier(), nil
 }
 
 // missing are the addresses that are not held.
@@ -321,7 +349,14 @@ func (v *vips) lost(i int, h heldAddress, err error) []AddressLost {
 	}
 	h.Release()
 	v.log(err.Error())
-	return []AddressLost{{Index: i, Expired: errors.Is(err, netvip.ErrExpired)}}
+	var cut *netvip.NoCarrierError
+	e := AddressLost{Index: i, Expired: errors.Is(err, netvip.ErrExpired), CutOff: errors.As(err, &cut)}
+	if e.CutOff {
+		v.mu.Lock()
+		v.cut[i] = true
+		v.mu.Unlock()
+	}
+	return []AddressLost{e}
 }
 
 // unwatched returns the addresses, by index, that are held since the last call.

@@ -94,6 +94,10 @@ type Options struct {
 	// Shared: several hosts have the address at once, and who of them answers for it
 	// is settled elsewhere. It is not asked for, announced or defended.
 	Shared bool
+	// NeedCarrier: the address is on its interface only while that has its carrier. It
+	// is taken away when the carrier is lost (NoCarrierError, which is an ErrGone), and
+	// Add does not set it before the carrier is back.
+	NeedCarrier bool
 	// After the burst that every Add makes, the address is announced every
 	// RefreshEvery during RefreshFor. 0 in either: only the burst.
 	RefreshEvery, RefreshFor time.Duration
@@ -108,6 +112,9 @@ func (o Options) check() (Options, error) {
 	}
 	return o, nil
 }
+
+// Carrier says that the interface had its carrier when it was looked at.
+func (p Place) Carrier() bool { return p.running }
 
 // leaseSeconds is the lifetime that the kernel is given for a lease.
 func leaseSeconds(lease time.Duration) uint32 {
@@ -143,6 +150,19 @@ var (
 	// ErrNoInterface: no interface was found for the address.
 	ErrNoInterface = errors.New("no interface for the address")
 )
+
+// NoCarrierError is an ErrGone, or the refusal to set an address: see
+// Options.NeedCarrier.
+type NoCarrierError struct {
+	Addr      netip.Addr
+	Interface string
+}
+
+func (e *NoCarrierError) Error() string {
+	return fmt.Sprintf("virtual address %s: %s has no carrier: plug its cable in", e.Addr, e.Interface)
+}
+
+func (e *NoCarrierError) Is(target error) bool { return target == ErrGone }
 
 // InUseError is an ErrInUse that says who has the address.
 type InUseError struct {

@@ -196,17 +196,17 @@ func TestAnnouncer(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				link := &spoken{start: time.Now()}
-				h := &Held{claims: link, refresh: test.refresh, stop: make(chan struct{}), restart: make(chan struct{}, 1), defend: make(chan struct{}, 1), events: make(chan Event, 16)}
-				h.done.Go(h.announcer)
+				h := &Held{claims: link, refresh: test.refresh, stop: make(chan struct{}), restart: make(chan struct{}, 1), defend: make(chan struct{}, 1), answered: make(chan struct{}, 1), events: make(chan Event, 16)}
+				h.speaks.Go(h.announcer)
 				want := slices.Concat(burst, test.after)
 				time.Sleep(time.Hour)
 				if diff := cmp.Diff(want, link.take()); diff != "" {
 					t.Errorf("announced (-want +got):\n%s", diff)
 				}
 				signal(h.defend)
-				synctest.Wait()
-				if got := link.take(); !slices.Equal(got, []time.Duration{time.Hour}) {
-					t.Errorf("defended at %v; expected once, at once", got)
+				time.Sleep(time.Minute)
+				if got := link.take(); !slices.Equal(got, []time.Duration{time.Hour + defendDelay}) {
+					t.Errorf("defended at %v; expected once, soon", got)
 				}
 				link.failing(true)
 				signal(h.restart)
@@ -215,13 +215,13 @@ func TestAnnouncer(t *testing.T) {
 				time.Sleep(time.Hour)
 				want = want[3:] // 0, 50 and 200 ms were lost
 				for i, d := range want {
-					want[i] = d + time.Hour
+					want[i] = d + time.Hour + time.Minute
 				}
 				if diff := cmp.Diff(want, link.take()); diff != "" {
 					t.Errorf("announced anew (-want +got):\n%s", diff)
 				}
 				close(h.stop)
-				h.done.Wait()
+				h.speaks.Wait()
 				if len(h.events) != 1 {
 					t.Fatalf("%d events; expected one for all that was not sent", len(h.events))
 				}

@@ -26,7 +26,11 @@
 //   - Add asks before it sets, unless it is told not to; ErrInUse names the MAC.
 //   - What others on the link claim later is told as a Conflict, once a second at
 //     most, and answered with an announcement once in ten seconds (RFC 5227
-//     §2.4(c)). It gives up no address: that is for the owner to decide.
+//     §2.4(c)), half a second later: an owner that gives way has time to. It gives
+//     up no address: that is for the owner to decide.
+//   - An address that was taken without asking is announced again as soon as the
+//     host that still answered for it does not any more, until Bound(lease).
+//   - With NeedCarrier an address is removed when its link loses its carrier.
 //   - An address that somebody else set on this host is neither renewed nor
 //     removed (ErrForeign), and the host's own addresses stay when a virtual one
 //     goes.
@@ -56,9 +60,10 @@
 //
 // Held.op, then Manager.mu, then Held.mu. Held.op is held in requests to the
 // kernel, so that a renewal cannot pass a removal; the other two never are, nor
-// while anything waits. Each Held owns two goroutines, the announcer and listen,
-// and waits for both in Remove and Release; the Manager owns watchLoop and waits
-// for it in Close. Events never block: what nobody takes is lost.
+// while anything waits. Each Held owns two goroutines, the announcer and listen.
+// Remove and Release wait for the first, so that nothing is announced any more; the
+// Manager, which owns watchLoop too, waits for the rest in Close. Events never block:
+// what nobody takes is lost.
 //
 // # What a crash leaves
 //

@@ -19,12 +19,14 @@ type Held struct {
 	refresh refresh
 	claims  claims // nil: the link has no neighbours to tell
 
-	stop    chan struct{} // closed: the announcer ends
-	restart chan struct{} // to the announcer: the burst from its start
-	defend  chan struct{} // to the announcer: once
-	probed  chan net.HardwareAddr
-	changed chan struct{} // to begin: gone, inUse or ready changed
-	done    sync.WaitGroup
+	stop     chan struct{} // closed: the announcer ends
+	restart  chan struct{} // to the announcer: the burst from its start
+	defend   chan struct{} // to the announcer: once, after a while
+	answered chan struct{} // to the announcer: another host has the address
+	probed   chan net.HardwareAddr
+	changed  chan struct{}  // to begin: gone, inUse or ready changed
+	speaks   sync.WaitGroup // the announcer
+	listens  sync.WaitGroup
 
 	op sync.Mutex // held by one of Renew, Remove and Release; see doc.go
 
@@ -83,7 +85,7 @@ func (h *Held) begin(ctx context.Context, there bool) error {
 		h.mu.Unlock()
 		return fmt.Errorf("virtual address %s: %w", a, ErrReleased)
 	}
-	h.done.Go(h.announcer)
+	h.speaks.Go(h.announcer)
 	h.mu.Unlock()
 	select { // who answered too late for the probe
 	case mac := <-h.probed:
@@ -211,6 +213,7 @@ func (h *Held) claimed(mac net.HardwareAddr) {
 	if !h.set || h.gone != nil {
 		return // not ours to defend
 	}
+	signal(h.answered)
 	defend, report := h.defence.claim(h.manager.now())
 	if defend {
 		signal(h.defend)
@@ -252,6 +255,26 @@ func (h *Held) linkIs(running bool, mac net.HardwareAddr) {
 	if again {
 		signal(h.restart)
 	}
+}
+
+// cutOff takes the address away because its link has lost its carrier, if that is asked
+// for.
+func (h *Held) cutOff() {
+	h.op.Lock()
+	defer h.op.Unlock()
+	h.mu.Lock()
+	cut := h.options.NeedCarrier && h.set && !h.over && h.gone == nil
+	if cut {
+		h.gone = &NoCarrierError{Addr: h.place.Prefix.Addr(), Interface: h.place.Interface}
+	}
+	gone := h.gone
+	h.mu.Unlock()
+	if !cut {
+		return
+	}
+	h.manager.kernel.unset(h.place) // if it fails, the lease ends it
+	signal(h.changed)
+	h.emit(Event{Kind: Gone, Err: gone})
 }
 
 func (h *Held) ownMAC() net.HardwareAddr {
@@ -391,8 +414,10 @@ func (h *Held) drop() {
 	h.manager.forget(h)
 }
 
-// end stops everything that speaks or hears of the address. It is false when that
-// was done before.
+// end stops what speaks of the address, and has what hears of it stopped: to close the
+// socket of a link takes the kernel longer than to remove an address (it waits for all
+// processors), and a failover waits for the address. end is false when that was done
+// before.
 func (h *Held) end() bool {
 	h.op.Lock()
 	defer h.op.Unlock()
@@ -402,12 +427,15 @@ func (h *Held) end() bool {
 		return false
 	}
 	h.over = true
+	close(h.events) // emitLocked sends no more
 	h.mu.Unlock()
 	close(h.stop)
+	h.speaks.Wait()
 	if h.claims != nil {
-		h.claims.close()
+		h.manager.closing.Go(func() {
+			h.claims.close()
+			h.listens.Wait()
+		})
 	}
-	h.done.Wait()
-	close(h.events)
 	return true
 }

@@ -24,6 +24,7 @@ type Manager struct {
 	now func() time.Duration
 
 	watcher sync.WaitGroup
+	closing sync.WaitGroup // of the sockets of what is held no more
 
 	mu     sync.Mutex // protects what follows
 	closed bool
@@ -84,6 +85,7 @@ func (m *Manager) Close() error {
 	for _, h := range all {
 		h.Release()
 	}
+	m.closing.Wait()
 	m.watch.Close()
 	m.watcher.Wait()
 	m.kernel.close()
@@ -133,6 +135,9 @@ func (m *Manager) Add(ctx context.Context, a Address, o Options) (*Held, error) 
 	p, addrs, err := m.find(a)
 	if err != nil {
 		return nil, err
+	}
+	if o.NeedCarrier && !p.running {
+		return nil, &NoCarrierError{Addr: a.Addr, Interface: p.Interface}
 	}
 	left, there, err := leftover(a, addrs)
 	if err != nil {
@@ -196,6 +201,9 @@ func (m *Manager) Adopt(a Address, o Options) (*Held, error) {
 		if err := h.begin(context.Background(), true); err != nil {
 			h.Release() // whoever uses the address is not to suffer
 			return nil, err
+		}
+		if !l.running() {
+			h.cutOff()
 		}
 		return h, nil
 	}
@@ -317,16 +325,17 @@ func (m *Manager) take(p Place, o Options) (*Held, error) {
 	}
 	h := &Held{
 		manager: m, place: p, options: o, claims: claims,
-		refresh: refresh{o.RefreshEvery, o.RefreshFor},
-		stop:    make(chan struct{}),
-		restart: make(chan struct{}, 1),
-		defend:  make(chan struct{}, 1),
-		probed:  make(chan net.HardwareAddr, 1),
-		changed: make(chan struct{}, 1),
-		events:  make(chan Event, 16),
-		mac:     p.mac,
-		running: p.running,
-		defence: defence{defended: never, reported: never},
+		refresh:  refresh{o.RefreshEvery, o.RefreshFor},
+		stop:     make(chan struct{}),
+		restart:  make(chan struct{}, 1),
+		defend:   make(chan struct{}, 1),
+		answered: make(chan struct{}, 1),
+		probed:   make(chan net.HardwareAddr, 1),
+		changed:  make(chan struct{}, 1),
+		events:   make(chan Event, 16),
+		mac:      p.mac,
+		running:  p.running,
+		defence:  defence{defended: never, reported: never},
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -337,7 +346,7 @@ func (m *Manager) take(p Place, o Options) (*Held, error) {
 		err = fmt.Errorf("virtual address %s: %w", a, ErrHeld)
 	default:
 		m.held[a] = h
-		h.done.Go(h.listen)
+		h.listens.Go(h.listen)
 		return h, nil
 	}
 	if claims != nil {

@@ -407,6 +407,70 @@ func TestTakenFromDeadHost(t *testing.T) {
 	})
 }
 
+// Who was led back to a host that is dead but for its kernel is told again when that has
+// lost the address, long after the burst.
+func TestToldAgainWhenTheOtherIsGone(t *testing.T) {
+	families(t, func(t *testing.T, a Address) {
+		n := newNetwork(t)
+		one := n.join("10.9.0.1/24", "fd09::1/64")
+		two := n.join("10.9.0.2/24", "fd09::2/64")
+		client := n.join("10.9.0.3/24", "fd09::3/64")
+		addr := a.Addr.String()
+		ear := client.ear(a)
+		first := one.mustAdd(one.manager(), a, fast)
+		awaitBurst(t, ear, a, one.mac)
+		client.awaitNeighbour(addr, one.mac, func() { client.ping(addr) })
+		force := fast
+		force.Probe = -1
+		two.mustAdd(two.manager(), a, force)
+		left := len(burst)
+		if a.Addr.Is4() {
+			left *= 2
+		}
+		await(t, ear, "burst of "+two.mac.String(), func(mac net.HardwareAddr) bool {
+			if mac.String() == two.mac.String() {
+				left--
+			}
+			return left == 0
+		})
+		client.awaitNeighbour(addr, one.mac, first.Announce)
+		client.awaitNeighbour(addr, two.mac, func() {
+			if err := first.Remove(false); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+// An address that needs a carrier goes with it, and is not set without.
+func TestNeedCarrier(t *testing.T) {
+	h := newNetwork(t).join("10.9.0.1/24")
+	m, o := h.manager(), long
+	o.NeedCarrier = true
+	held := h.mustAdd(m, vip4, o)
+	h.up(false)
+	cut := new(NoCarrierError)
+	await(t, held.Events(), "notice", func(e Event) bool { return e.Kind == Gone && errors.As(e.Err, &cut) && errors.Is(e.Err, ErrGone) })
+	if err := held.Renew(time.Hour); !errors.As(err, &cut) {
+		t.Errorf("renewal: %v", err)
+	}
+	if held.Release(); h.has(vip4.Addr.String()) {
+		t.Error("it is still there")
+	}
+	if _, err := h.add(m, vip4, o); !errors.As(err, &cut) {
+		t.Errorf("set without a carrier: %v", err)
+	}
+	h.up(true)
+	for end := time.Now().Add(patience); ; { // the kernel says so a moment after it is asked
+		if _, err := h.add(m, vip4, o); err == nil {
+			break
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
 // Both forms of gratuitous ARP are sent: some systems heed only one.
 func TestGratuitousARP(t *testing.T) {
 	n := newNetwork(t)

@@ -57,9 +57,15 @@ func (m *Manager) heard(message syscall.NetlinkMessage) {
 	}
 }
 
-// linkIs keeps the MACs, and has announced anew what is on a link that came back
-// or got another MAC.
+// linkIs keeps the MACs, has announced anew what is on a link that came back or got
+// another MAC, and takes away what is not to be on one that lost its carrier.
 func (m *Manager) linkIs(l link, there bool) {
+	var cut []*Held
+	defer func() {
+		for _, h := range cut {
+			h.cutOff()
+		}
+	}()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !there {
@@ -69,7 +75,9 @@ func (m *Manager) linkIs(l link, there bool) {
 	m.macs[l.index] = l.mac
 	for _, h := range m.held {
 		if h.place.Index == l.index {
-			h.linkIs(l.running(), l.mac)
+			if h.linkIs(l.running(), l.mac); !l.running() {
+				cut = append(cut, h)
+			}
 		}
 	}
 }
