@@ -3,6 +3,7 @@ package ha
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTestFilter puts a filter on an interface in a namespace of its own.
-func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) (_ *lbfilter.Filter, pins string) {
+// openTestFilter puts a filter on the interface eth0 of a namespace of its own.
+func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) (_ *lbfilter.Filter, pins string, ns *netnstest.Namespace) {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("filters need root")
@@ -32,7 +33,8 @@ func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) (_ *
 		}
 	})
 	var f *lbfilter.Filter
-	err := netnstest.New(t).Do(func() (err error) {
+	ns = netnstest.New(t)
+	err := ns.Do(func() (err error) {
 		if err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "peer"}); err != nil {
 			return err
 		}
@@ -47,7 +49,7 @@ func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) (_ *
 			t.Error(err)
 		}
 	})
-	return f, pins
+	return f, pins, ns
 }
 
 // TestFarmBegunAgain: a daemon that is started again goes by the view that it had before
@@ -57,7 +59,7 @@ func openTestFilter(t *testing.T, p *lbfilter.Policy, self lbfilter.Number) (_ *
 func TestFarmBegunAgain(t *testing.T) {
 	const self = 2
 	policy := testPolicy(t, nil)
-	filter, pins := openTestFilter(t, policy, self)
+	filter, pins, _ := openTestFilter(t, policy, self)
 	own, err := filter.MAC()
 	if err != nil {
 		t.Fatal(err)
@@ -126,5 +128,98 @@ func TestFarmBegunAgain(t *testing.T) {
 	}
 	if want := pulse + f.c.lease; time.Duration(until) != want {
 		t.Errorf("the lease ends at %v, expected %v", time.Duration(until), want)
+	}
+}
+
+// TestFarmMoved: a member whose interface gets another hardware address tells the others,
+// and goes by it itself.
+func TestFarmMoved(t *testing.T) {
+	const self = 1
+	policy := testPolicy(t, nil)
+	filter, _, ns := openTestFilter(t, policy, self)
+	own, err := filter.MAC()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := farmNames[:2]
+	mc := membershipConf{Group: "test", Self: names[self], Members: names, Pulse: time.Second, MLost: 10, SLost: 10, Decide: decideFarm(policy)}
+	member, err := openMembership(mc, newSeals(conf.ClusterKey{1}), 1, group.View{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer member.close()
+	f := newFarm(farmConf{membership: mc}, nil, nil, func(l Level, text string) { t.Log(text) })
+	f.policy, f.filters, f.member = policy, []*lbfilter.Filter{filter}, member
+	f.info = farmInfo{MACs: []lbfilter.MAC{own}}
+	state := farmState{groups: policy.Next(nil, []lbfilter.Member{{Number: 0, Name: names[0]}})}
+	table := lbfilter.Table{Epoch: 1, Groups: state.groups}
+	table.MACs[self] = own
+	if err := filter.Apply(table); err != nil {
+		t.Fatal(err)
+	}
+
+	now := time.Unix(1000, 0)
+	f.check(now)
+	if said := member.node.Row(self).Info; said != "" {
+		t.Errorf("nothing changed, the others were told %s", said)
+	}
+	want := lbfilter.MAC{2, 0, 0, 0, 7, 7}
+	err = ns.Do(func() error {
+		link, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetHardwareAddr(link, want[:])
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.check(now.Add(checkEvery / 2))
+	if said := member.node.Row(self).Info; said != "" {
+		t.Errorf("it was not to look yet, the others were told %s", said)
+	}
+	f.check(now.Add(checkEvery))
+	if said := readFarmInfo(member.node.Row(self).Info).MACs; len(said) != 1 || said[0] != want {
+		t.Errorf("the others were told %v, expected %v", said, want)
+	}
+	if got := filter.Table().MACs[self]; got != want {
+		t.Errorf("the filter goes by %v, expected %v", got, want)
+	}
+}
+
+// TestFarmTells: ARP says again whose an address is for as long as arpelapse says, IPv6 a
+// few times; and nobody is told of addresses that have a MAC of their own.
+func TestFarmTells(t *testing.T) {
+	const second = time.Second
+	for _, c := range []struct {
+		name   string
+		shared sharedConf
+		arp    []time.Duration // when, looked at each second from 100 s on
+		nd     int
+	}{
+		{"arpreroute", sharedConf{mode: lbfilter.Directed, every: 10 * second, elapse: 30 * second}, []time.Duration{100, 101, 102, 112, 122}, retells},
+		{"arpelapse is over at once", sharedConf{mode: lbfilter.Directed, every: 10 * second}, []time.Duration{100, 101, 102}, retells},
+		{"no arpreroute", sharedConf{mode: lbfilter.Directed}, nil, retells},
+		{"vmac_invisible", sharedConf{mode: lbfilter.Invisible, every: second, elapse: 30 * second}, nil, 0},
+	} {
+		told := telling{on: true, since: 100 * second, last: make([]time.Duration, 1)}
+		var arps []time.Duration
+		nds := 0
+		for now := 100 * second; now < 200*second; now += second {
+			arp, nd := c.shared.tells(told, 0, now)
+			if arp {
+				arps, told.last[0] = append(arps, now/second), now
+			}
+			if nd {
+				nds++
+			}
+			told.times = min(told.times+1, retells)
+		}
+		if !slices.Equal(arps, c.arp) || nds != c.nd {
+			t.Errorf("%s: ARP at %v and %d neighbour advertisements, expected %v and %d", c.name, arps, nds, c.arp, c.nd)
+		}
+	}
+	if arp, nd := (sharedConf{mode: lbfilter.Directed, every: second, elapse: second}).tells(telling{}, 0, 0); arp || nd {
+		t.Error("it tells although nothing has happened")
 	}
 }

@@ -67,7 +67,7 @@ func (mc *moduleConf) readShared(v *conf.VIP, fm *conf.FarmTopology) {
 			options: netvip.Options{Lease: mc.lease, NoDAD: true, Probe: -1, Shared: true}})
 	}
 	for _, s := range v.Shared {
-		sc := sharedConf{netif: s.Interface, mode: lbfilter.Directed, tell: s.ArpInterval > 0}
+		sc := sharedConf{netif: s.Interface, mode: lbfilter.Directed, every: s.ArpInterval, elapse: s.ArpElapse}
 		if s.Type == conf.Invisible {
 			sc.mode = lbfilter.Invisible
 		}
@@ -195,9 +195,7 @@ func (m *module) farmClock(ctx context.Context, now time.Time) {
 	if f.waiting {
 		f.take(m.boot)
 	}
-	if f.retell > 0 {
-		f.tell()
-	}
+	f.tell(boottime())
 	if missing := m.vips.missing(); missing != 0 && !m.settingShared && f.view.Ready {
 		m.settingShared = true
 		m.tasks.Go(func() {
