@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -42,8 +43,8 @@ func newFarm(t *testing.T, members int, mode string) *pair.Farm {
 	if skfs == "" {
 		t.Skip("hosts out of namespaces need root")
 	}
-	o := pair.FarmOptions{Skfs: skfs, Members: members, Farm: farmTag, VIP: farmVIP(mode)}
-	o.Start, o.Stop = echo.Scripts((&lab.Lab{}).Self())
+	o := pair.FarmOptions{Skfs: skfs, Members: members, Module: pair.FarmConfig{Farm: farmTag, VIP: farmVIP(mode)}}
+	o.Module.Start, o.Module.Stop = echo.Scripts((&lab.Lab{}).Self(), echo.Port)
 	var f *pair.Farm
 	within(t, patience, func(ctx context.Context) (err error) {
 		f, err = pair.NewFarm(ctx, o)
@@ -156,22 +157,35 @@ func (s *farmers) share(members ...int) {
 }
 
 // shows waits until the resources of host i have this share.
-func (s *farmers) shows(i int, share string) {
+func (s *farmers) shows(i int, want string) {
 	s.t.Helper()
-	within(s.t, patience, func(ctx context.Context) error {
-		for {
-			out, err := s.Nodes[i].Skfs(ctx, "state", "-v", "-m", pair.FarmModule)
-			for line := range strings.Lines(out) {
-				if f := strings.Fields(line); len(f) > 1 && f[0] == "FarmProto" && f[1] == share {
-					return err
-				}
-			}
-			if ctx.Err() != nil {
-				return fmt.Errorf("%s does not show FarmProto %s: %w\n%s", s.Nodes[i].Name(), share, ctx.Err(), out)
-			}
-			time.Sleep(50 * time.Millisecond)
+	within(s.t, patience, func(ctx context.Context) error { return awaitShare(ctx, s.Nodes[i], pair.FarmModule, want) })
+}
+
+// share is what the resources of a node say of its share in a farm; "" when they say
+// nothing of one.
+func share(ctx context.Context, n *pair.Node, module string) (string, error) {
+	out, err := n.Skfs(ctx, "state", "-v", "-m", module)
+	for line := range strings.Lines(out) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == "FarmProto" {
+			return f[1], err
 		}
-	})
+	}
+	return "", err
+}
+
+func awaitShare(ctx context.Context, n *pair.Node, module, want string) error {
+	for {
+		got, err := share(ctx, n, module)
+		if err == nil && got == want {
+			return nil
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("%s of %s shows FarmProto %q, expected %s: %w (%w)", module, n.Name(), got, want, ctx.Err(), err)
+		}
+	}
 }
 
 // asks has the client connect to both addresses until exactly these hosts answer. What
@@ -181,7 +195,7 @@ func (s *farmers) asks(members ...int) {
 	for _, addr := range []string{farm4, farm6} {
 		within(s.t, 2*patience, func(ctx context.Context) error {
 			for {
-				by, err := echo.Ask(ctx, s.Client, addr, 40*len(members))
+				by, err := echo.Ask(ctx, s.Client, net.JoinHostPort(addr, echo.Port), 40*len(members))
 				right := err == nil
 				for i, n := range s.Nodes {
 					right = right && (by[n.Name()] > 0) == slices.Contains(members, i)
@@ -435,7 +449,7 @@ func farmConnections(t *testing.T, mode string) {
 	var held *echo.Holding
 	hold := func(n int, life time.Duration) {
 		within(t, patience, func(ctx context.Context) (err error) {
-			held, err = echo.Hold(ctx, f.Client, farm4, n, life)
+			held, err = echo.Hold(ctx, f.Client, net.JoinHostPort(farm4, echo.Port), n, life)
 			return err
 		})
 		t.Cleanup(held.Kill)

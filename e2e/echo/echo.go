@@ -18,31 +18,37 @@ import (
 	"github.com/skfs/skfs/e2e/lab"
 )
 
-// Port is where the server listens, on all addresses.
+// Port is where the server listens, on all addresses, unless it is told another one.
 const Port = "7000"
 
 const (
-	serveRole = "echo-serve"
-	askRole   = "echo-ask"
-	holdRole  = "echo-hold"
+	serveRole   = "echo-serve"
+	askRole     = "echo-ask"
+	askUDPRole  = "echo-ask-udp"
+	holdRole    = "echo-hold"
+	flowsRole   = "echo-flows"
+	overhearing = "echo-overhear"
 )
 
 // Roles are the processes of this package, for lab.Main.
 func Roles() map[string]lab.Role {
-	return map[string]lab.Role{serveRole: serve, askRole: ask, holdRole: hold}
+	return map[string]lab.Role{serveRole: serve, askRole: ask, askUDPRole: askUDP, holdRole: hold, flowsRole: flows, overhearing: overhear}
 }
 
+// PIDFile is where a host has the number of the server's process, as the host counts.
+func PIDFile(port string) string { return "/run/echo." + port + ".pid" }
+
 // Scripts returns the commands of start_both and stop_both of a module whose
-// application is the server, run by the program self. start_both returns when the
-// server listens.
-func Scripts(self []string) (start, stop string) {
-	start = "rm -f /run/echo.ready\n" + lab.RoleShell(self, serveRole, "/run/echo.ready") +
-		" </dev/null >>\"$SAFEUSERVAR/echo.log\" 2>&1 &\necho $! >/run/echo.pid\nwhile [ ! -e /run/echo.ready ]; do sleep 0.05; done"
-	return start, `[ -f /run/echo.pid ] || exit 0
-pid=$(cat /run/echo.pid)
+// application is the server on a port, run by the program self. start_both returns when
+// the server listens.
+func Scripts(self []string, port string) (start, stop string) {
+	ready, pid := "/run/echo."+port+".ready", PIDFile(port)
+	start = "rm -f " + ready + "\n" + lab.RoleShell(self, serveRole, ready, port) +
+		" </dev/null >>\"$SAFEUSERVAR/echo.log\" 2>&1 &\necho $! >" + pid + "\nwhile [ ! -e " + ready + " ]; do sleep 0.05; done"
+	return start, "[ -f " + pid + " ] || exit 0\npid=$(cat " + pid + `)
 kill -9 "$pid"
 while kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-rm -f /run/echo.pid`
+rm -f ` + pid
 }
 
 // serve says the name of the host to each connection, then gives back its lines.
@@ -51,8 +57,11 @@ func serve(args []string) error {
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", ":"+Port)
+	l, err := net.Listen("tcp", ":"+args[1])
 	if err != nil {
+		return err
+	}
+	if err := serveUDP(name, args[1]); err != nil {
 		return err
 	}
 	if err := os.WriteFile(args[0], nil, 0o644); err != nil {
@@ -75,9 +84,13 @@ func serve(args []string) error {
 type Asked map[string]int
 
 // Ask has a host connect n times, one after the other, and returns who answered. It ends
-// with the first that nobody does.
+// with the first that nobody does. addr is host:port.
 func Ask(ctx context.Context, h *lab.Host, addr string, n int) (Asked, error) {
-	cmd := h.RoleCommand(ctx, askRole, net.JoinHostPort(addr, Port), strconv.Itoa(n))
+	return asking(ctx, h, addr, n, askRole)
+}
+
+func asking(ctx context.Context, h *lab.Host, addr string, n int, role string) (Asked, error) {
+	cmd := h.RoleCommand(ctx, role, addr, strconv.Itoa(n))
 	cmd.Stderr = os.Stderr
 	var out strings.Builder
 	cmd.Stdout = &out
@@ -147,66 +160,24 @@ type Break struct {
 }
 
 // Holding is connections that a host holds.
-type Holding struct {
-	p   *lab.Started
-	in  *os.File
-	out *bufio.Reader
-	r   *os.File
-}
+type Holding struct{ worker }
 
 // Hold has a host hold n connections, each of which says a line every 100 ms and waits
 // for it to come back. Each ends after a time between life/2 and life, and another one
-// takes its place. It returns when all are there.
+// takes its place. It returns when all are there. addr is host:port.
 func Hold(ctx context.Context, h *lab.Host, addr string, n int, life time.Duration) (*Holding, error) {
-	cmd := h.RoleCommand(context.WithoutCancel(ctx), holdRole, net.JoinHostPort(addr, Port), strconv.Itoa(n), life.String())
-	r, w, err := os.Pipe()
+	w, err := startWorker(ctx, h, holdRole, addr, strconv.Itoa(n), life.String())
 	if err != nil {
-		return nil, err
-	}
-	stdin, in, err := os.Pipe()
-	if err != nil {
-		return nil, errors.Join(err, r.Close(), w.Close())
-	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, w, os.Stderr
-	p, err := h.Start(cmd)
-	w.Close()
-	stdin.Close()
-	if err != nil {
-		return nil, errors.Join(err, r.Close(), in.Close())
-	}
-	x := &Holding{p: p, in: in, out: bufio.NewReader(r), r: r}
-	line := make(chan error, 1)
-	go func() {
-		_, err := x.out.ReadString('\n')
-		line <- err
-	}()
-	select {
-	case err = <-line:
-	case <-ctx.Done():
-		err = ctx.Err()
-	}
-	if err != nil {
-		x.Kill()
 		return nil, fmt.Errorf("%d connections to %s: %w", n, addr, err)
 	}
-	return x, nil
-}
-
-// Kill ends it, whatever it does.
-func (x *Holding) Kill() {
-	x.in.Close()
-	lab.Process{PID: x.p.PID()}.Kill()
-	x.p.Wait()
-	x.r.Close()
+	return &Holding{w}, nil
 }
 
 // End lets the connections end in order and says what became of all.
 func (x *Holding) End() (Held, error) {
-	defer x.r.Close()
-	x.in.Close()
 	var h Held
-	err := json.NewDecoder(x.out).Decode(&h)
-	return h, errors.Join(err, x.p.Wait())
+	err := x.end(&h)
+	return h, err
 }
 
 func hold(args []string) error {

@@ -11,6 +11,7 @@ import (
 // Config is the module that both hosts run.
 type Config struct {
 	Dirs      []string          // replicated directories, default /replicated
+	Lans      [2]string         // of the heartbeats, the second also of the data; default "default" and "repli"
 	Async     string            // default "second"
 	TimeoutMs int               // of the heartbeats, default 2500
 	StartPrim string            // shell commands of the script start_prim
@@ -26,6 +27,9 @@ func (c Config) withDefaults() Config {
 	if c.Dirs == nil {
 		c.Dirs = []string{"/replicated"}
 	}
+	if c.Lans[0] == "" {
+		c.Lans = [2]string{"default", "repli"}
+	}
 	if c.Async == "" {
 		c.Async = "second"
 	}
@@ -38,6 +42,21 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Files are those of the module that are not as in the template, of which it has the
+// scripts where the configuration says nothing of them.
+func (c Config) Files() map[string]string {
+	files := map[string]string{"conf/userconfig.xml": c.withDefaults().userconfig()}
+	for name, commands := range map[string]string{"bin/start_prim": c.StartPrim, "bin/stop_prim": c.StopPrim} {
+		if commands != "" {
+			files[name] = script(commands)
+		}
+	}
+	for name, content := range c.Programs {
+		files["bin/"+name] = content
+	}
+	return files
+}
+
 // userconfig is the module's userconfig.xml.
 func (c Config) userconfig() string {
 	var b strings.Builder
@@ -46,11 +65,11 @@ func (c Config) userconfig() string {
 <safe>
   <service mode="mirror" defaultprim="alone" maxloop="%d" loop_interval="24" failover="on">
     <heart pulse="%d" timeout="%d">
-      <heartbeat name="default"/>
-      <heartbeat name="repli" ident="flow"/>
+      <heartbeat name=%q/>
+      <heartbeat name=%q ident="flow"/>
     </heart>
     <rfs async=%q acl="on" %s>
-`, c.MaxLoop, c.TimeoutMs/5, c.TimeoutMs, c.Async, c.RFS)
+`, c.MaxLoop, c.TimeoutMs/5, c.TimeoutMs, c.Lans[0], c.Lans[1], c.Async, c.RFS)
 	for _, d := range c.Dirs {
 		fmt.Fprintf(&b, "      <replicated dir=%q mode=\"read_only\">\n", d)
 		if c.Own != "" {
@@ -68,16 +87,22 @@ func (c Config) userconfig() string {
 
 func script(commands string) string { return "#!/bin/sh\n" + commands + "\n" }
 
-// clusterXML names the hosts on both networks.
-func clusterXML(nodes []*lab.Host) string {
+// clusterXML names the hosts on both networks, and those that are for two of them.
+func clusterXML(nodes []*lab.Host, two []TwoLan) string {
 	var b strings.Builder
 	b.WriteString("<cluster>\n  <lans>\n")
-	for _, network := range []string{"default", "repli"} {
-		fmt.Fprintf(&b, "    <lan name=%q>\n", network)
+	lan := func(name, network, more string, nodes ...*lab.Host) {
+		fmt.Fprintf(&b, "    <lan name=%q%s>\n", name, more)
 		for _, n := range nodes {
 			fmt.Fprintf(&b, "      <node name=%q addr=%q/>\n", n.Name(), n.Addr(network))
 		}
 		b.WriteString("    </lan>\n")
+	}
+	for _, network := range []string{"default", "repli"} {
+		lan(network, network, "", nodes...)
+	}
+	for _, l := range two {
+		lan(l.Name, l.Network, ` console="off"`, nodes[l.Hosts[0]], nodes[l.Hosts[1]])
 	}
 	b.WriteString("  </lans>\n</cluster>\n")
 	return b.String()

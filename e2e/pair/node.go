@@ -20,7 +20,8 @@ import (
 	"github.com/skfs/skfs/e2e/lab"
 )
 
-// Node is a host with skfs.
+// Node is a host with skfs, and one module on it. Hosts of a cluster have a Node for
+// each of their modules.
 type Node struct {
 	*lab.Host
 	skfs string
@@ -29,6 +30,11 @@ type Node struct {
 	all  []*Node
 	am   string // the module
 
+	*life
+}
+
+// life is the daemon of a host.
+type life struct {
 	mu     sync.Mutex
 	daemon *lab.Started
 }
@@ -159,12 +165,12 @@ func (n *Node) Leftovers() ([]string, error) {
 	return left, err
 }
 
-// Replicas returns the replica processes of the host.
+// Replicas returns the replica processes of the module on the host.
 func (n *Node) Replicas() ([]lab.Process, error) {
 	all, err := n.Processes()
 	return slices.DeleteFunc(all, func(p lab.Process) bool {
 		// One that an earlier binary started has that one's name: see Upgrade.
-		return len(p.Args) < 2 || !strings.HasPrefix(filepath.Base(p.Args[0]), "skfs") || p.Args[1] != "replica"
+		return len(p.Args) < 2 || !strings.HasPrefix(filepath.Base(p.Args[0]), "skfs") || p.Args[1] != "replica" || !slices.Contains(p.Args, n.am)
 	}), err
 }
 
@@ -238,6 +244,9 @@ func (n *Node) log(ctx context.Context) ([]string, error) {
 	}
 	return strings.Split(strings.TrimSuffix(out, "\n"), "\n"), nil
 }
+
+// Lines are those of the module's log.
+func (n *Node) Lines(ctx context.Context) ([]string, error) { return n.log(ctx) }
 
 // text is the message of a line "| date | source | level | message".
 func text(line string) string {

@@ -68,7 +68,7 @@ func New(ctx context.Context, o Options) (_ *Pair, err error) {
 		if err != nil {
 			return nil, err
 		}
-		p.Nodes[i] = &Node{Host: h, skfs: o.Skfs, dir: filepath.Join(l.Dir(), h.Name()), am: Module}
+		p.Nodes[i] = &Node{Host: h, skfs: o.Skfs, dir: filepath.Join(l.Dir(), h.Name()), am: Module, life: &life{}}
 	}
 	p.Nodes[0].all, p.Nodes[1].all = p.Nodes[:], p.Nodes[:]
 	p.Nodes[0].peer, p.Nodes[1].peer = p.Nodes[1], p.Nodes[0]
@@ -96,18 +96,18 @@ func (p *Pair) each(do func(*Node) error) error {
 // configureCluster says on one host who belongs together, and carries what that makes
 // to the other, the key among it.
 func (p *Pair) configureCluster(ctx context.Context) error {
-	return configureCluster(ctx, p.Nodes[:])
+	return configureCluster(ctx, p.Nodes[:], nil)
 }
 
-// configureCluster is that of pairs and farms.
-func configureCluster(ctx context.Context, nodes []*Node) error {
+// configureCluster is that of pairs and clusters. two are networks of two hosts.
+func configureCluster(ctx context.Context, nodes []*Node, two []TwoLan) error {
 	one := nodes[0]
 	var hosts []*lab.Host
 	for _, n := range nodes {
 		hosts = append(hosts, n.Host)
 	}
 	cluster := filepath.Join(one.dir, "cluster.xml")
-	if err := os.WriteFile(cluster, []byte(clusterXML(hosts)), 0o644); err != nil {
+	if err := os.WriteFile(cluster, []byte(clusterXML(hosts, two)), 0o644); err != nil {
 		return err
 	}
 	if _, err := one.Skfs(ctx, "cluster", "config", cluster); err != nil {
@@ -131,20 +131,12 @@ func configureCluster(ctx context.Context, nodes []*Node) error {
 
 // configure gives the host the module, as an administrator would.
 func (p *Pair) configure(ctx context.Context, n *Node) error {
-	files := map[string]string{
-		"conf/userconfig.xml": p.config.userconfig(),
-		"bin/start_prim":      script(p.config.StartPrim),
-		"bin/stop_prim":       script(p.config.StopPrim),
-	}
-	for name, content := range p.config.Programs {
-		files["bin/"+name] = content
-	}
-	return n.configure(ctx, files)
+	return n.configure(ctx, Module, p.config.Files())
 }
 
-// configure installs the template of the module and changes these files of it.
-func (n *Node) configure(ctx context.Context, files map[string]string) error {
-	if _, err := n.Skfs(ctx, "module", "install", "-m", n.am); err != nil {
+// configure installs a template as the module and changes these files of it.
+func (n *Node) configure(ctx context.Context, template string, files map[string]string) error {
+	if _, err := n.Skfs(ctx, "module", "install", "-m", n.am, template+".safe"); err != nil {
 		return err
 	}
 	for file, content := range files {

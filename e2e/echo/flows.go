@@ -1,0 +1,126 @@
+package echo
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/skfs/skfs/e2e/lab"
+)
+
+// firstFlow is the port of the first flow: below those that the kernel gives to others.
+const firstFlow = 20000
+
+// flowPatience is how long a flow waits for an answer before it tries again, and so how
+// exact a gap is.
+const flowPatience = 80 * time.Millisecond
+
+// A Gap is a time in which one flow was not served.
+type Gap struct {
+	Flow       int
+	From, To   time.Time // of the answers at its ends
+	Last, Next string    // who gave them
+}
+
+// Watched is what flows saw.
+type Watched struct {
+	Answers int
+	Gaps    []Gap // longer than two tries
+}
+
+// Flows are clients with a port each that connect again and again.
+type Flows struct{ worker }
+
+// Watch has a host run n flows: each connects from its own port, so that a farm has it in
+// one bucket, is told who serves it, hangs up and begins again. It returns when all were
+// served once. addr is host:port.
+func Watch(ctx context.Context, h *lab.Host, addr string, n int) (*Flows, error) {
+	w, err := startWorker(ctx, h, flowsRole, addr, strconv.Itoa(n))
+	if err != nil {
+		return nil, fmt.Errorf("%d flows to %s: %w", n, addr, err)
+	}
+	return &Flows{w}, nil
+}
+
+// End ends the flows, each once it is served again, and says what they saw.
+func (f *Flows) End() (Watched, error) {
+	var w Watched
+	err := f.end(&w)
+	return w, err
+}
+
+func flows(args []string) error {
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	to, err := netip.ParseAddrPort(args[0])
+	if err != nil {
+		return err
+	}
+	ctx, end := context.WithCancel(context.Background())
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		end()
+	}()
+	var mu sync.Mutex
+	var w Watched
+	var first, all sync.WaitGroup
+	first.Add(n)
+	for i := range n {
+		all.Go(func() {
+			began := sync.OnceFunc(first.Done)
+			var last, late time.Time
+			var by string
+			for {
+				name, err := oneAnswer(to, firstFlow+i)
+				now := time.Now()
+				if err == nil {
+					mu.Lock()
+					w.Answers++
+					if !last.IsZero() && now.Sub(last) > 2*flowPatience {
+						w.Gaps = append(w.Gaps, Gap{i, last, now, by, name})
+					}
+					mu.Unlock()
+					last, by = now, name
+					began()
+				}
+				if ctx.Err() != nil {
+					if late.IsZero() {
+						late = now.Add(patience)
+					}
+					if err == nil || now.After(late) {
+						break
+					}
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+		})
+	}
+	first.Wait()
+	fmt.Println("ready")
+	all.Wait()
+	return json.NewEncoder(os.Stdout).Encode(w)
+}
+
+// oneAnswer connects from a port, takes the name, and resets the connection, so that the
+// port is free again.
+func oneAnswer(to netip.AddrPort, port int) (string, error) {
+	d := net.Dialer{Timeout: flowPatience, LocalAddr: &net.TCPAddr{Port: port}}
+	c, err := d.Dial("tcp", to.String())
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	c.(*net.TCPConn).SetLinger(0)
+	c.SetDeadline(time.Now().Add(flowPatience))
+	return bufio.NewReader(c).ReadString('\n')
+}

@@ -1,0 +1,102 @@
+package echo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/skfs/skfs/e2e/lab"
+)
+
+// Overhearing listens on a host for what a station sends in the name of some addresses.
+type Overhearing struct{ worker }
+
+// Overheard is what was heard of a station.
+type Overheard struct {
+	Frames int
+	Last   time.Time // of the last of them
+}
+
+// Overhear has a host listen on an interface for IP packets that have one of the
+// addresses as source and come from this MAC.
+func Overhear(ctx context.Context, h *lab.Host, device string, mac net.HardwareAddr, addrs ...string) (*Overhearing, error) {
+	w, err := startWorker(ctx, h, overhearing, append([]string{device, mac.String()}, addrs...)...)
+	if err != nil {
+		return nil, fmt.Errorf("overhear %s: %w", mac, err)
+	}
+	return &Overhearing{w}, nil
+}
+
+// End ends it and says what was heard.
+func (o *Overhearing) End() (Overheard, error) {
+	var h Overheard
+	err := o.end(&h)
+	return h, err
+}
+
+func overhear(args []string) error {
+	dev, err := net.InterfaceByName(args[0])
+	if err != nil {
+		return err
+	}
+	mac, err := net.ParseMAC(args[1])
+	if err != nil {
+		return err
+	}
+	from := map[netip.Addr]bool{}
+	for _, a := range args[2:] {
+		from[netip.MustParseAddr(a)] = true
+	}
+	all := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8
+	s, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, int(all))
+	if err == nil {
+		err = unix.Bind(s, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Index})
+	}
+	if err != nil {
+		return fmt.Errorf("packet socket on %s: %w", dev.Name, err)
+	}
+	over := make(chan struct{})
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		close(over)
+	}()
+	fmt.Println("ready")
+	var heard Overheard
+	buf := make([]byte, 1<<16)
+	for wait := []unix.PollFd{{Fd: int32(s), Events: unix.POLLIN}}; ; {
+		select {
+		case <-over:
+			return json.NewEncoder(os.Stdout).Encode(heard)
+		default:
+		}
+		if n, err := unix.Poll(wait, 100); n == 0 || err != nil {
+			continue
+		}
+		n, _, err := unix.Recvfrom(s, buf, 0)
+		if err != nil {
+			return fmt.Errorf("packet socket on %s: %w", dev.Name, err)
+		}
+		if f := buf[:n]; n > 54 && string(f[6:12]) == string(mac) && from[sourceOf(f[12:])] {
+			heard.Frames++
+			heard.Last = time.Now()
+		}
+	}
+}
+
+// sourceOf is the source of an IP packet after its Ethernet type.
+func sourceOf(f []byte) netip.Addr {
+	switch {
+	case f[0] == 0x08 && f[1] == 0x00:
+		return netip.AddrFrom4([4]byte(f[2+12:]))
+	case f[0] == 0x86 && f[1] == 0xdd:
+		return netip.AddrFrom16([16]byte(f[2+8:]))
+	}
+	return netip.Addr{}
+}
