@@ -327,9 +327,9 @@ func TestFiveModules(t *testing.T) {
 			return books.AwaitLog(ctx, mark, "Resource rfs.degraded set to up by nfsadmin", "Local state ALONE green")
 		})
 		f.served("books", 1)
-		f.do("books", 1, "stopstart") // to replicate again (§5.6)
-		f.await("books", "PRIM", "SECOND")
-		f.served("books", 0)
+		f.do("books", 1, "stopstart") // to replicate again (§5.6); only it has the changes since
+		f.await("books", "SECOND", "PRIM")
+		f.served("books", 1)
 		untouched()
 	})
 	t.Run("a leader swaps", func(t *testing.T) {

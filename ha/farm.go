@@ -35,6 +35,7 @@ type farm struct {
 	policies []*lbfilter.Policy // of each interface
 	filters  []*lbfilter.Filter
 	member   *membership
+	cables   *carriers // of the filters' interfaces
 	end      context.CancelFunc
 	run      sync.WaitGroup
 
@@ -177,11 +178,13 @@ func (f *farm) share(ctx context.Context, boot string, serving bool) error {
 			return err
 		}
 	}
+	var netifs []string
 	for k, s := range f.c.shared {
 		name, err := f.netif(host, s)
 		if err != nil {
 			return err
 		}
+		netifs = append(netifs, name)
 		if err := quietARP(name); err != nil {
 			return err
 		}
@@ -201,6 +204,12 @@ func (f *farm) share(ctx context.Context, boot string, serving bool) error {
 	}
 	c := f.c.membership
 	c.Decide = decideFarm(f.policy)
+	if len(f.filters) > 0 {
+		if f.cables, err = openCarriers(netifs); err != nil {
+			return err
+		}
+		c.Carrier = f.cables.any
+	}
 	m, err := openMembership(c, f.seals, uint64(time.Now().UnixNano()), was)
 	if err != nil {
 		return err
@@ -246,6 +255,7 @@ func quietARP(netif string) error {
 // unshare ends the part of this node. It can be called at any time.
 func (f *farm) unshare(ctx context.Context) error {
 	f.stopMember(true)
+	f.closeCables()
 	var errs []error
 	f.vips.remove(ctx)
 	for _, filter := range f.filters {
@@ -259,6 +269,7 @@ func (f *farm) unshare(ctx context.Context) error {
 // release leaves all to the next daemon: the filters go on for their lease.
 func (f *farm) release() {
 	f.stopMember(false)
+	f.closeCables()
 	for _, filter := range f.filters {
 		filter.Close(false)
 	}
@@ -296,6 +307,13 @@ func (f *farm) stopMember(leave bool) {
 	}
 	f.member.close()
 	f.member = nil
+}
+
+func (f *farm) closeCables() {
+	if f.cables != nil {
+		f.cables.close()
+		f.cables = nil
+	}
 }
 
 func (f *farm) self() lbfilter.Number {

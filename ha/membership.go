@@ -19,7 +19,10 @@ import (
 // touches neither disk nor log, and holds mu for no system call.
 //
 // A member that notices that it was late itself (paused, starved) takes nothing that
-// it knew for granted: see group.Node.Stalled.
+// it knew for granted: see group.Node.Stalled. One whose clients' networks have no
+// carrier is as one that is stopped: what it would agree on with itself alone is of use to
+// nobody, and when the cable is plugged in again it would answer for what is the others'
+// until it hears them.
 type membership struct {
 	name     group.Name
 	names    []string // of the members, by index
@@ -28,6 +31,8 @@ type membership struct {
 	patience time.Duration // being later than this is a stall
 	kick     eventfd
 	wake     chan struct{} // there is something to take
+	carrier  func() bool   // nil: there is one always
+	cut      bool          // there was none at the last pulse; of the goroutine of run
 
 	mu      sync.Mutex // guards what follows and remarks
 	node    *group.Node
@@ -36,6 +41,7 @@ type membership struct {
 	alive   time.Duration // boottime of the last pulse at which the view was in force
 	told    memberView    // as last taken
 	deaf    remark
+	bare    remark
 }
 
 // memberNet is one network of a membership.
@@ -62,6 +68,9 @@ type membershipConf struct {
 	Pulse        time.Duration
 	MLost, SLost int
 	Decide       func(was string, members []group.Member) string
+	// Carrier says whether a network of the clients has one. It is called once a pulse,
+	// and must not wait for anything. nil: there is one always.
+	Carrier func() bool
 }
 
 // memberView is what a membership knows at one moment.
@@ -83,7 +92,7 @@ func openMembership(c membershipConf, s seals, inc uint64, was group.View) (*mem
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	m := &membership{name: group.NewName(c.Group, c.Members), names: c.Members, pulse: c.Pulse, node: node, seals: s,
+	m := &membership{name: group.NewName(c.Group, c.Members), names: c.Members, pulse: c.Pulse, node: node, seals: s, carrier: c.Carrier,
 		patience: max(c.Pulse, c.Pulse*time.Duration(min(c.MLost, c.SLost))/4), kick: eventfd(kick), wake: make(chan struct{}, 1)}
 	for _, nc := range c.Nets {
 		n := &memberNet{name: nc.Name, to: map[int]unix.Sockaddr{}}
@@ -152,6 +161,9 @@ func (m *membership) exchange(ctx context.Context) {
 			m.node.Stalled()
 			m.mu.Unlock()
 		}
+		if now >= due {
+			m.plugged()
+		}
 		for _, n := range m.nets {
 			m.receive(n, buf)
 		}
@@ -159,7 +171,9 @@ func (m *membership) exchange(ctx context.Context) {
 			m.kick.clear()
 		}
 		now = boottime()
-		m.turn(now, now >= due)
+		if !m.cut {
+			m.turn(now, now >= due)
+		}
 		if now >= due {
 			due = now + m.pulse
 		}
@@ -171,6 +185,29 @@ func (m *membership) exchange(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// plugged looks whether there is a carrier. Without one this member stands still: no pulse
+// passes, and nothing is sent or heard, so that its lease ends and the others go on
+// without it. With one again it is as after a pause.
+func (m *membership) plugged() {
+	if m.carrier == nil {
+		return
+	}
+	was := m.cut
+	m.cut = !m.carrier()
+	if m.cut == was {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	text := ""
+	if m.cut {
+		text = "no interface with virtual addresses has a carrier: this node leaves them to the others until one has"
+	} else {
+		m.node.Stalled()
+	}
+	m.remark(&m.bare, text)
 }
 
 // turn lets a pulse pass if one is due, and sends what is to be sent.
@@ -245,7 +282,7 @@ func (m *membership) take() (v memberView, wrong []string) {
 	for _, n := range m.nets {
 		wrong = n.wrong.take(wrong)
 	}
-	return m.look(), m.deaf.take(wrong)
+	return m.look(), m.bare.take(m.deaf.take(wrong))
 }
 
 // aliveAt is the boottime of the last pulse at which the view was in force; 0 if it
@@ -304,8 +341,8 @@ func (m *membership) receive(n *memberNet, buf []byte) {
 		if err == unix.EAGAIN {
 			return
 		}
-		if err != nil {
-			continue // an ICMP error of an earlier send
+		if err != nil || m.cut {
+			continue // an ICMP error of an earlier send; or nothing is heard, see plugged
 		}
 		m.datagram(n, buf[:size], senderOf(from))
 	}

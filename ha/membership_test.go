@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -32,6 +34,8 @@ type runningMember struct {
 	*membership
 	stop  func()
 	wrong []string // what was to be logged
+
+	unplugged *atomic.Bool // it has no carrier
 }
 
 func (r *runningMember) take() memberView {
@@ -50,6 +54,8 @@ func runMember(t *testing.T, i int, addrs []string, s seals) *runningMember {
 		}
 	}
 	c.Self = c.Members[i]
+	var unplugged atomic.Bool
+	c.Carrier = func() bool { return !unplugged.Load() }
 	m, err := openMembership(c, s, uint64(time.Now().UnixNano()), group.View{})
 	if err != nil {
 		t.Fatal(err)
@@ -57,7 +63,7 @@ func runMember(t *testing.T, i int, addrs []string, s seals) *runningMember {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { m.run(ctx) })
-	r := &runningMember{membership: m, stop: sync.OnceFunc(func() { cancel(); wg.Wait() })}
+	r := &runningMember{membership: m, unplugged: &unplugged, stop: sync.OnceFunc(func() { cancel(); wg.Wait() })}
 	t.Cleanup(func() { r.stop(); m.close() })
 	return r
 }
@@ -114,6 +120,46 @@ func TestMembership(t *testing.T) {
 	ms[1].awaits(t, 6)
 	ms[2].stop()
 	ms[1].awaits(t, 2)
+}
+
+// TestMembershipCarrier: a member whose clients' networks have no carrier is missed by the
+// others, though they would hear it, agrees on nothing with itself alone, and takes up
+// what the others agreed on when it has one again.
+func TestMembershipCarrier(t *testing.T) {
+	addrs := loopLan(t, 3)
+	var ms []*runningMember
+	for i := range 3 {
+		ms = append(ms, runMember(t, i, addrs, newSeals(conf.ClusterKey{1})))
+	}
+	for _, m := range ms {
+		m.awaits(t, 7)
+	}
+	before := ms[0].take().View
+	ms[0].unplugged.Store(true) // the one that makes the views
+	ms[1].awaits(t, 6)
+	ms[2].awaits(t, 6)
+	alive := ms[0].aliveAt()
+	ms[0].kick.signal()                        // who has something to tell stands still, too
+	time.Sleep(2 * 20 * 50 * time.Millisecond) // longer than it would take to miss the others
+	if now := ms[0].take(); now.View != before || ms[0].aliveAt() != alive {
+		t.Errorf("without a carrier the view went from %+v to %+v, and was in force until %v, expected %v", before, now.View, ms[0].aliveAt(), alive)
+	}
+	if !slices.ContainsFunc(ms[0].wrong, func(text string) bool { return strings.Contains(text, "has a carrier") }) {
+		t.Errorf("the log is not told: %q", ms[0].wrong)
+	}
+	theirs := ms[1].take().View
+	ms[0].unplugged.Store(false)
+	for _, m := range ms {
+		m.awaits(t, 7)
+	}
+	if now := ms[0].take().View; !theirs.Epoch.Less(now.Epoch) {
+		t.Errorf("the view is %+v, expected one after %+v", now, theirs)
+	}
+	for late := time.Now().Add(time.Minute); ms[0].aliveAt() == alive; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(late) {
+			t.Fatal("the view is not in force again")
+		}
+	}
 }
 
 // TestMembershipKey: who has another key is no member, and is named.
