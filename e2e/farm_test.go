@@ -40,10 +40,16 @@ func farmVIP(mode string) string {
 // newFarm makes a farm that does not run its module yet.
 func newFarm(t *testing.T, members int, mode string) *pair.Farm {
 	t.Helper()
+	return newFarmOf(t, members, pair.FarmConfig{Farm: farmTag, VIP: farmVIP(mode)})
+}
+
+// newFarmOf is newFarm with a module of which the scripts run the server.
+func newFarmOf(t *testing.T, members int, c pair.FarmConfig) *pair.Farm {
+	t.Helper()
 	if skfs == "" {
 		t.Skip("hosts out of namespaces need root")
 	}
-	o := pair.FarmOptions{Skfs: skfs, Members: members, Module: pair.FarmConfig{Farm: farmTag, VIP: farmVIP(mode)}}
+	o := pair.FarmOptions{Skfs: skfs, Members: members, Module: c}
 	o.Module.Start, o.Module.Stop = echo.Scripts((&lab.Lab{}).Self(), echo.Port)
 	var f *pair.Farm
 	within(t, patience, func(ctx context.Context) (err error) {
@@ -165,9 +171,14 @@ func (s *farmers) shows(i int, want string) {
 // share is what the resources of a node say of its share in a farm; "" when they say
 // nothing of one.
 func share(ctx context.Context, n *pair.Node, module string) (string, error) {
+	return value(ctx, n, module, "FarmProto")
+}
+
+// value is that of a resource; "" when there is none.
+func value(ctx context.Context, n *pair.Node, module, resource string) (string, error) {
 	out, err := n.Skfs(ctx, "state", "-v", "-m", module)
 	for line := range strings.Lines(out) {
-		if f := strings.Fields(line); len(f) > 1 && f[0] == "FarmProto" {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == resource {
 			return f[1], err
 		}
 	}
@@ -175,15 +186,19 @@ func share(ctx context.Context, n *pair.Node, module string) (string, error) {
 }
 
 func awaitShare(ctx context.Context, n *pair.Node, module, want string) error {
+	return awaitValue(ctx, n, module, "FarmProto", want)
+}
+
+func awaitValue(ctx context.Context, n *pair.Node, module, resource, want string) error {
 	for {
-		got, err := share(ctx, n, module)
+		got, err := value(ctx, n, module, resource)
 		if err == nil && got == want {
 			return nil
 		}
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("%s of %s shows FarmProto %q, expected %s: %w (%w)", module, n.Name(), got, want, ctx.Err(), err)
+			return fmt.Errorf("%s of %s shows %s %q, expected %s: %w (%w)", module, n.Name(), resource, got, want, ctx.Err(), err)
 		}
 	}
 }
@@ -193,24 +208,7 @@ func awaitShare(ctx context.Context, n *pair.Node, module, want string) error {
 func (s *farmers) asks(members ...int) {
 	s.t.Helper()
 	for _, addr := range []string{farm4, farm6} {
-		within(s.t, 2*patience, func(ctx context.Context) error {
-			for {
-				by, err := echo.Ask(ctx, s.Client, net.JoinHostPort(addr, echo.Port), 40*len(members))
-				right := err == nil
-				for i, n := range s.Nodes {
-					right = right && (by[n.Name()] > 0) == slices.Contains(members, i)
-				}
-				if right {
-					return nil
-				}
-				s.t.Logf("%s: %v answered, expected %v: %v", addr, by, members, err)
-				select {
-				case <-time.After(200 * time.Millisecond):
-				case <-ctx.Done():
-					return fmt.Errorf("%s: %v answered, expected %v: %w\n%s", addr, by, members, ctx.Err(), paths(s.Farm))
-				}
-			}
-		})
+		s.answers(net.JoinHostPort(addr, echo.Port), 40*len(members), members...)
 	}
 }
 
@@ -279,7 +277,7 @@ func (s *farmers) pings(mode string, members ...int) {
 	}
 }
 
-// §4.3.1 to 4.3.7 and 4.3.9.
+// §4.3.1 to 4.3.9.
 func TestFarmInvisible(t *testing.T) { farmScenarios(t, "vmac_invisible") }
 func TestFarmDirected(t *testing.T)  { farmScenarios(t, "vmac_directed") }
 
@@ -301,6 +299,7 @@ func farmScenarios(t *testing.T, mode string) {
 	s.asks(everybody...)
 	s.bitmaps(everybody...)
 	s.pings(mode, everybody...)
+	s.resolves(mode, everybody...)
 	s.up(0, everybody...)
 	t.Run("a member is stopped", func(t *testing.T) { // §4.3.2
 		s := farming(t, f)
@@ -358,23 +357,35 @@ func farmScenarios(t *testing.T, mode string) {
 		s.asks(everybody...)
 		within(t, patience, func(ctx context.Context) error { return n.Absent(ctx, s.marks[last], "Script ") })
 	})
-	t.Run("a host is frozen", func(t *testing.T) {
+	t.Run("a host is shut down", func(t *testing.T) { // §4.3.8
 		s := farming(t, f)
-		if err := f.Nodes[last].Pause(); err != nil {
+		s.do(last, "boot", "on")
+		within(t, patience, func(ctx context.Context) error {
+			_, err := f.Nodes[last].Skfs(ctx, "shutdown")
+			return err
+		})
+		s.logged(last, "Action shutdown called by SYSTEM", "Script stop_both", "End of stop")
+		if err := f.Nodes[last].PowerOff(); err != nil {
 			t.Fatal(err)
 		}
 		s.share(others...)
 		s.asks(others...)
-		for _, i := range others { // the frozen host does not answer
-			s.mark(i)
+		s.up(0, others...)
+		for i := range f.Nodes {
+			if i != last {
+				within(t, patience, func(ctx context.Context) error { return f.Nodes[i].Absent(ctx, s.marks[i], "Script ") })
+				s.mark(i)
+			}
 		}
-		if err := f.Nodes[last].Resume(); err != nil {
-			t.Fatal(err)
-		}
-		for _, i := range others { // the frozen one may not have noticed that it was away
-			s.logged(i, "farm membership: "+s.names(everybody...)+" (group FarmProto)")
-		}
+		within(t, patience, f.Nodes[last].BootNode)
+		address6(t, f.Nodes[last].Host, last+1)
+		s.logged(last, "End of stop", "Action start called at boot time", "Script start_both", "Local state UP green")
+		within(t, patience, func(ctx context.Context) error {
+			return f.Nodes[last].Absent(ctx, s.marks[last], "Previous halt unexpected")
+		})
+		s.share(everybody...)
 		s.asks(everybody...)
+		s.up(0, everybody...)
 	})
 	t.Run("a host loses its power", func(t *testing.T) { // §4.3.9
 		s := farming(t, f)
@@ -384,7 +395,37 @@ func farmScenarios(t *testing.T, mode string) {
 		s.share(others...)
 		s.asks(others...)
 		s.up(0, others...)
+		for _, i := range others {
+			s.mark(i)
+		}
+		within(t, patience, f.Nodes[last].BootNode)
+		address6(t, f.Nodes[last].Host, last+1)
+		s.logged(last, "Previous halt unexpected", "Action start called at boot time", "Script start_both", "Local state UP green")
+		s.share(everybody...)
+		s.asks(everybody...)
 	})
+}
+
+// resolves is §4.3.4: the client finds the addresses at the virtual MAC, or at the MAC of
+// one of the members.
+func (s *farmers) resolves(mode string, members ...int) {
+	s.t.Helper()
+	macs := map[string]bool{}
+	if mode == "vmac_invisible" {
+		ip := net.ParseIP(farm4).To4()
+		macs[fmt.Sprintf("5a:fe:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3])] = true
+	} else {
+		for _, i := range members {
+			macs[macOf(s.t, s.Nodes[i].Host, "eth0").String()] = true
+		}
+	}
+	for _, addr := range []string{farm4, farm6} {
+		out := run(s.t, s.Client, "ip", "neigh", "show", addr, "dev", "eth0")
+		_, rest, _ := strings.Cut(out, "lladdr ")
+		if mac, _, _ := strings.Cut(rest, " "); !macs[mac] {
+			s.t.Errorf("the client finds %s at %q (%q), expected one of %v", addr, mac, out, macs)
+		}
+	}
 }
 
 // up waits until host i says that these nodes of the cluster, and no others, are up
@@ -523,11 +564,7 @@ func farmConnections(t *testing.T, mode string) {
 // found has the client find the virtual addresses at a host, until lost is called.
 func found(t *testing.T, client, at *lab.Host) (lost func()) {
 	t.Helper()
-	_, rest, _ := strings.Cut(run(t, at, "ip", "-o", "link", "show", "dev", "eth0"), "link/ether ")
-	mac, _, ok := strings.Cut(rest, " ")
-	if !ok {
-		t.Fatalf("eth0 of %s has no MAC", at.Name())
-	}
+	mac := macOf(t, at, "eth0").String()
 	for _, addr := range []string{farm4, farm6} {
 		run(t, client, "ip", "neigh", "replace", addr, "lladdr", mac, "dev", "eth0", "nud", "permanent")
 	}
@@ -536,6 +573,18 @@ func found(t *testing.T, client, at *lab.Host) (lost func()) {
 			run(t, client, "ip", "neigh", "del", addr, "dev", "eth0")
 		}
 	}
+}
+
+// macOf is the hardware address of an interface of a host.
+func macOf(t *testing.T, h *lab.Host, device string) net.HardwareAddr {
+	t.Helper()
+	_, rest, _ := strings.Cut(run(t, h, "ip", "-o", "link", "show", "dev", device), "link/ether ")
+	text, _, _ := strings.Cut(rest, " ")
+	mac, err := net.ParseMAC(text)
+	if err != nil {
+		t.Fatalf("%s of %s: %v", device, h.Name(), err)
+	}
+	return mac
 }
 
 // paths says where the client and the members find each other, and what the filters did,

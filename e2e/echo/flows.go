@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ const flowPatience = 80 * time.Millisecond
 // A Gap is a time in which one flow was not served.
 type Gap struct {
 	Flow       int
-	From, To   time.Time // of the answers at its ends
+	From, To   time.Time // of the answers at its ends; To is zero if it was not served again
 	Last, Next string    // who gave them
 }
 
@@ -66,6 +67,10 @@ func flows(args []string) error {
 	if err != nil {
 		return err
 	}
+	base := firstFlow
+	if to.Addr().Is6() {
+		base += 5000
+	}
 	ctx, end := context.WithCancel(context.Background())
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
@@ -81,7 +86,7 @@ func flows(args []string) error {
 			var last, late time.Time
 			var by string
 			for {
-				name, err := oneAnswer(to, firstFlow+i)
+				name, err := oneAnswer(to, base+i)
 				now := time.Now()
 				if err == nil {
 					mu.Lock()
@@ -97,7 +102,13 @@ func flows(args []string) error {
 					if late.IsZero() {
 						late = now.Add(patience)
 					}
-					if err == nil || now.After(late) {
+					if err == nil {
+						break
+					}
+					if now.After(late) {
+						mu.Lock()
+						w.Gaps = append(w.Gaps, Gap{Flow: i, From: last, Last: by})
+						mu.Unlock()
 						break
 					}
 				}
@@ -122,5 +133,6 @@ func oneAnswer(to netip.AddrPort, port int) (string, error) {
 	defer c.Close()
 	c.(*net.TCPConn).SetLinger(0)
 	c.SetDeadline(time.Now().Add(flowPatience))
-	return bufio.NewReader(c).ReadString('\n')
+	name, err := bufio.NewReader(c).ReadString('\n')
+	return strings.TrimSpace(name), err
 }

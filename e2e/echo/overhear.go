@@ -2,6 +2,7 @@ package echo
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -59,6 +60,9 @@ func overhear(args []string) error {
 	if err == nil {
 		err = unix.Bind(s, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Index})
 	}
+	if err == nil { // by the kernel's time: this process may have to wait for its turn
+		err = unix.SetsockoptInt(s, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1)
+	}
 	if err != nil {
 		return fmt.Errorf("packet socket on %s: %w", dev.Name, err)
 	}
@@ -69,7 +73,7 @@ func overhear(args []string) error {
 	}()
 	fmt.Println("ready")
 	var heard Overheard
-	buf := make([]byte, 1<<16)
+	buf, control := make([]byte, 1<<16), make([]byte, 256)
 	for wait := []unix.PollFd{{Fd: int32(s), Events: unix.POLLIN}}; ; {
 		select {
 		case <-over:
@@ -79,15 +83,29 @@ func overhear(args []string) error {
 		if n, err := unix.Poll(wait, 100); n == 0 || err != nil {
 			continue
 		}
-		n, _, err := unix.Recvfrom(s, buf, 0)
+		n, k, _, _, err := unix.Recvmsg(s, buf, control, 0)
 		if err != nil {
 			return fmt.Errorf("packet socket on %s: %w", dev.Name, err)
 		}
 		if f := buf[:n]; n > 54 && string(f[6:12]) == string(mac) && from[sourceOf(f[12:])] {
 			heard.Frames++
-			heard.Last = time.Now()
+			heard.Last = arrival(control[:k])
 		}
 	}
+}
+
+// arrival is when the kernel got what came with this control message.
+func arrival(control []byte) time.Time {
+	messages, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return time.Now()
+	}
+	for _, m := range messages {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SO_TIMESTAMPNS && len(m.Data) >= 16 {
+			return time.Unix(int64(binary.NativeEndian.Uint64(m.Data)), int64(binary.NativeEndian.Uint64(m.Data[8:])))
+		}
+	}
+	return time.Now()
 }
 
 // sourceOf is the source of an IP packet after its Ethernet type.
