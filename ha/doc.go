@@ -156,8 +156,10 @@
 // # Farms
 //
 // A farm module has no peer: its automaton is that of a light module with one more
-// part (PartFarm). What it shares with others is in farm.go and modulefarm.go, the
-// messages in membership.go, the protocol in ha/group, the table in farmtable.go.
+// part (PartFarm). What it shares with others is in farm.go and modulefarm.go, what it
+// does with what all agree on in farmtake.go, its lease in farmlease.go, the
+// messages in membership.go, the protocol in ha/group, the table in farmtable.go. A
+// member without a carrier stands still as if it were stopped (carrier.go).
 //
 //	other members ◀─membership─▶ group.Node ─view─▶ farm.take ─table─▶ lbfilter
 //	                                 ▲                   │
