@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -35,6 +36,8 @@ const (
 	logPurge = 2_000
 )
 
+var breaks = strings.NewReplacer("\r\n", "; ", "\n", "; ", "\r", "; ")
+
 func openLog(path string, errs func(string)) (*Log, error) {
 	s, err := openStore(path, logSchema, errs)
 	if err != nil {
@@ -54,8 +57,10 @@ func (l *Log) close() error {
 }
 
 // Write adds a line. When the writer cannot keep up, debug lines are dropped
-// first, and a line says how many were.
+// first, and a line says how many were. Breaks within text, which joined errors have,
+// become "; ".
 func (l *Log) Write(level Level, source, text string) {
+	text = breaks.Replace(strings.TrimRight(text, "\r\n"))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {

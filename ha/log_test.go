@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func newLog(t *testing.T, path string) *Log {
@@ -98,6 +100,69 @@ func TestLogDamaged(t *testing.T) {
 	}
 	if _, err := os.Stat(path + ".damaged"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A log that has no room, or cannot be opened for another reason that is not its own, is
+// left as it is: the module is watched without it.
+func TestLogWithoutDisk(t *testing.T) {
+	for name, breaks := range map[string]func(t *testing.T, dir, path string){
+		"full": func(t *testing.T, dir, path string) {
+			if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
+				t.Skip("a small file system is needed:", err)
+			}
+			t.Cleanup(func() {
+				if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+			l := newLog(t, path)
+			l.Write(LevelEvent, "heart", "old")
+			if err := l.close(); err != nil {
+				t.Fatal(err)
+			}
+			fill, err := os.Create(filepath.Join(dir, "fill"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer fill.Close()
+			for err == nil {
+				_, err = fill.Write(make([]byte, 4096))
+			}
+			if !errors.Is(err, unix.ENOSPC) {
+				t.Fatal(err)
+			}
+		},
+		"no file": func(t *testing.T, _, path string) {
+			if err := os.Mkdir(path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "log.db")
+			breaks(t, dir, path)
+			l := newLog(t, path)
+			l.Write(LevelEvent, "heart", "new")
+			lines, err := l.Tail(context.Background(), 10, LevelDebug)
+			if err != nil || len(lines) != 1 || lines[0].Text != "new" {
+				t.Errorf("%v %v", lines, err)
+			}
+			if _, err := os.Stat(path + ".damaged"); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("what is not damaged was put aside: %v", err)
+			}
+		})
+	}
+}
+
+// A line stays one, whatever it is made of.
+func TestLogLineBreaks(t *testing.T) {
+	l := newLog(t, filepath.Join(t.TempDir(), "log.db"))
+	l.Write(LevelEvent, "user", "first\nsecond\r\nthird\n")
+	lines, err := l.Tail(context.Background(), 10, LevelDebug)
+	if err != nil || len(lines) != 1 || lines[0].Text != "first; second; third" {
+		t.Errorf("%q %v", lines, err)
 	}
 }
 

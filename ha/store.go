@@ -10,7 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	_ "modernc.org/sqlite" // the driver "sqlite"
+	"modernc.org/sqlite" // and the driver "sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
 )
 
 // store is an SQLite file that one goroutine writes, in batches. put never
@@ -38,19 +39,25 @@ const (
 	storeBatch = 512
 )
 
-// openStore opens or creates the file at path. A damaged file is kept aside as
-// path.damaged: a log must not keep a module from starting.
+// openStore opens or creates the file at path. A log must not keep a module from being
+// watched: a damaged file is kept aside as path.damaged, and when there is no room or no
+// access the store is in memory until the daemon ends.
 func openStore(path, schema string, errs func(string), added ...column) (*store, error) {
 	db, err := openSQLite(path, schema, added)
-	if err != nil {
+	if damaged(err) {
+		was := err
 		for _, suffix := range []string{"", "-wal", "-shm"} {
 			if e := os.Rename(path+suffix, path+".damaged"+suffix); e != nil && !errors.Is(e, os.ErrNotExist) {
-				return nil, fmt.Errorf("open %s: %w; and it cannot be put aside: %w", path, err, e)
+				was = fmt.Errorf("%w; and it cannot be put aside: %w", was, e)
 			}
 		}
-		errs(fmt.Sprintf("%s could not be read (%v): it is kept as %s.damaged and a new one begins", path, err, path))
-		if db, err = openSQLite(path, schema, added); err != nil {
-			return nil, fmt.Errorf("open %s: %w", path, err)
+		errs(fmt.Sprintf("%s could not be read (%v): it is kept as %s.damaged and a new one begins", path, was, path))
+		db, err = openSQLite(path, schema, added)
+	}
+	if err != nil {
+		errs(fmt.Sprintf("%s cannot be opened (%v): what belongs there is kept in memory, and lost when the daemon ends; start the daemon again when that is mended", path, err))
+		if db, err = openSQLite("", schema, added); err != nil {
+			return nil, fmt.Errorf("open a database in memory: %w", err)
 		}
 	}
 	s := &store{db: db, errors: errs, queue: make(chan statement, storeQueue), flushes: make(chan chan struct{}),
@@ -62,11 +69,32 @@ func openStore(path, schema string, errs func(string), added ...column) (*store,
 // column is one that a table did not always have: a file without it gets it.
 type column struct{ table, name, kind string }
 
+// damaged says that err is of what a file holds, not of its disk.
+func damaged(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT:
+		return true
+	}
+	return false
+}
+
+// openSQLite opens a file; "" is a database in memory.
 func openSQLite(path, schema string, added []column) (*sql.DB, error) {
 	q := url.Values{"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(NORMAL)"}}
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+q.Encode())
+	name := "file:" + (&url.URL{Path: path}).EscapedPath() + "?" + q.Encode()
+	if path == "" {
+		name = ":memory:"
+	}
+	db, err := sql.Open("sqlite", name)
 	if err != nil {
 		return nil, err
+	}
+	if path == "" {
+		db.SetMaxOpenConns(1) // each connection would have a database of its own
 	}
 	if _, err := db.Exec(schema); err != nil {
 		db.Close()
