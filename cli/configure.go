@@ -3,9 +3,9 @@ package cli
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/skfs/skfs/conf"
+	"github.com/skfs/skfs/ha"
 	"github.com/skfs/skfs/packaging"
 	"github.com/skfs/skfs/web"
 )
@@ -56,12 +57,42 @@ func (a *App) viaDaemon(ask, direct func() error) error {
 // quiet refuses to touch the configuration of a module that runs on without its
 // daemon.
 func (a *App) quiet(am string) error {
-	c, err := net.Dial("unix", a.paths.ReplicaSocket(am))
+	running, err := ha.LeftRunning(a.paths, am)
 	if err != nil {
-		return nil
+		return fmt.Errorf("%w; start the daemon first", err)
 	}
-	c.Close()
-	return fmt.Errorf("module %s is running but the daemon is not: start the daemon first", am)
+	if running {
+		return fmt.Errorf("module %s is running but the daemon is not: start the daemon first", am)
+	}
+	return nil
+}
+
+// allQuiet is quiet for every module.
+func (a *App) allQuiet() error {
+	ms, err := a.paths.Installed()
+	if err != nil {
+		return err
+	}
+	for _, m := range ms {
+		if err := a.quiet(m.Name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stopped refuses a command that is for stopped modules before anything of it is done.
+func (a *App) stopped(c *cli.Context, am string) error {
+	m, err := a.client.Module(c.Context, am)
+	switch {
+	case errors.Is(err, web.ErrNoDaemon):
+		return a.quiet(am)
+	case err != nil:
+		return err
+	case m.Configured && m.State.Role != ha.RoleStop:
+		return fmt.Errorf("refused: module %s is %s: stop it first", am, stateText(m.State.Role, m.State.Colour))
+	}
+	return nil
 }
 
 func (a *App) config(c *cli.Context, am string) error {
@@ -161,6 +192,12 @@ func (a *App) confinfo(c *cli.Context, am string) error {
 }
 
 func (a *App) deconfig(c *cli.Context, am string) error {
+	if _, err := a.paths.ModuleID(am); err != nil {
+		return err
+	}
+	if err := a.stopped(c, am); err != nil {
+		return err
+	}
 	if err := a.moduleScript(c, am, "deconfig"); err != nil {
 		return err
 	}
@@ -188,11 +225,14 @@ func (a *App) moduleCommands() []*cli.Command {
 			Name: "uninstall", Usage: "remove a module",
 			Flags: []cli.Flag{flagM()},
 			Action: func(c *cli.Context) error {
-				am, err := module(c)
+				am, err := onlyModule(c)
 				if err != nil {
 					return err
 				}
 				if _, err := a.paths.ModuleID(am); err != nil {
+					return err
+				}
+				if err := a.stopped(c, am); err != nil {
 					return err
 				}
 				if err := a.moduleScript(c, am, "deconfig"); err != nil {
@@ -248,12 +288,15 @@ func (a *App) install(c *cli.Context) error {
 		return usage("module install: one package at a time")
 	}
 	am, file := c.String("m"), c.Args().First()
-	if am == "" {
+	if am == "" && file != "" {
 		am = strings.TrimSuffix(filepath.Base(file), ".safe")
 	}
 	if am == "" {
 		_, err := module(c)
 		return err
+	}
+	if c.IsSet("M") && (c.Int("M") < 1 || c.Int("M") > conf.MaxID) {
+		return usage("-M %d: expected a module id from 1 to %d", c.Int("M"), conf.MaxID)
 	}
 	if file == "" {
 		file = am + ".safe"
@@ -303,7 +346,8 @@ func (a *App) getports(c *cli.Context) error {
 	var m *conf.Module
 	id := 0
 	if c.IsSet("i") {
-		if _, err := fmt.Sscanf(c.String("i"), "%d", &id); err != nil || id < 1 || id > conf.MaxID {
+		var err error
+		if id, err = strconv.Atoi(c.String("i")); err != nil || id < 1 || id > conf.MaxID {
 			return usage("-i %s: expected a module id from 1 to %d", c.String("i"), conf.MaxID)
 		}
 	} else {
@@ -363,7 +407,12 @@ func (a *App) clusterCommands() []*cli.Command {
 				if err := noArgs(c); err != nil {
 					return err
 				}
-				return a.viaDaemon(func() error { return a.client.DropCluster(c.Context) }, a.paths.DropCluster)
+				return a.viaDaemon(func() error { return a.client.DropCluster(c.Context) }, func() error {
+					if err := a.allQuiet(); err != nil {
+						return err
+					}
+					return a.paths.DropCluster()
+				})
 			},
 		},
 		{

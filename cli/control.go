@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/skfs/skfs/conf"
 	"github.com/skfs/skfs/ha"
 	"github.com/skfs/skfs/web"
 )
@@ -132,6 +133,13 @@ func (a *App) wait(name, text string, until func(ha.ModuleState) (ended, ok bool
 	}
 }
 
+// rolesOf are the states that a module of a mode can be in (§5.2, §6.2).
+var rolesOf = map[conf.Mode][]ha.Role{
+	conf.Mirror: {ha.RoleStop, ha.RoleWait, ha.RoleAlone, ha.RolePrim, ha.RoleSecond},
+	conf.Farm:   {ha.RoleStop, ha.RoleWait, ha.RoleUp},
+	conf.Light:  {ha.RoleStop, ha.RoleWait, ha.RoleUp},
+}
+
 func (a *App) waitState() *cli.Command {
 	return &cli.Command{
 		Name: "waitstate", Usage: "wait until the module is stable in a state", ArgsUsage: "STOP|WAIT|ALONE|UP|PRIM|SECOND",
@@ -147,6 +155,13 @@ func (a *App) waitState() *cli.Command {
 			want, err := ha.ParseRole(strings.ToUpper(c.Args().First()))
 			if err != nil {
 				return usage("waitstate: %v", err)
+			}
+			m, err := a.client.Module(c.Context, am)
+			if err != nil {
+				return err
+			}
+			if can := rolesOf[m.State.Mode]; m.Configured && !slices.Contains(can, want) {
+				return usage("waitstate: %s is a %s module: it is never %v; expected one of %v", am, m.State.Mode, want, can)
 			}
 			s, err := a.awaitState(c.Context, am, c.Duration("timeout"), func(s ha.ModuleState) bool {
 				return s.Role == want && (s.Colour == ha.Red || s.Colour == ha.Green)

@@ -33,6 +33,12 @@ func (a *App) level() *cli.Command {
 			if err := noArgs(c); err != nil {
 				return err
 			}
+			am := c.String("m")
+			if am != "" {
+				if _, err := a.paths.ModuleID(am); err != nil {
+					return err
+				}
+			}
 			host, err := os.Hostname()
 			if err != nil {
 				return err
@@ -50,10 +56,10 @@ func (a *App) level() *cli.Command {
 				product = "SafeKit"
 			}
 			a.printf("Host : %s\nOS : %s\n%s : %s\nLicense : none needed\n", host, kernel, product, Version)
-			if am := c.String("m"); am != "" {
-				return a.moduleScript(c, am, "level")
+			if am == "" {
+				return nil
 			}
-			return nil
+			return a.moduleScript(c, am, "level")
 		},
 	}
 }
@@ -352,6 +358,9 @@ func (a *App) logsave() *cli.Command {
 			dest := c.Args().First()
 			if c.NArg() != 1 || !filepath.IsAbs(dest) {
 				return usage("logsave: expected the absolute path of the file to write")
+			}
+			if _, err := a.client.Module(c.Context, am); err != nil { // before the file is emptied
+				return err
 			}
 			f, err := os.Create(dest)
 			if err != nil {

@@ -149,44 +149,47 @@ func (a *App) shutdown(c *cli.Context) error {
 
 // boot sets or shows whether modules start with the node.
 func (a *App) boot(c *cli.Context) error {
-	what := c.Args().First()
+	what, am := c.Args().First(), c.String("m")
 	switch {
 	case c.NArg() > 1:
 		return usage("boot: expected on, off or status")
 	case what == "on" || what == "off":
-		am, err := module(c)
-		if err != nil {
-			return err
-		}
-		if err := a.paths.SetBoot(am, what == "on"); err != nil {
+		if _, err := module(c); err != nil {
 			return err
 		}
 	case what != "" && what != "status":
 		return usage("boot %s: expected on, off or status", what)
 	}
-	cluster, err := a.paths.LoadCluster()
-	if err != nil {
-		return err
-	}
 	installed, err := a.paths.Installed()
 	if err != nil {
 		return err
 	}
-	status := map[string]conf.Boot{}
-	for _, m := range installed {
-		if am := c.String("m"); am != "" && am != m.Name {
-			continue
+	if am != "" {
+		id, err := a.paths.ModuleID(am)
+		if err != nil {
+			return err
 		}
-		active, err := a.paths.Active(m.Name, cluster)
-		switch {
-		case err == nil:
-			status[m.Name] = active.Module.Boot
-		case !errors.Is(err, conf.ErrNotConfigured):
+		installed = []conf.Installed{{Name: am, ID: id}}
+	}
+	if what == "on" || what == "off" {
+		if err := a.paths.SetBoot(am, what == "on"); err != nil {
 			return err
 		}
 	}
+	cluster, err := a.paths.LoadCluster()
+	if err != nil && !errors.Is(err, conf.ErrNoCluster) {
+		return err
+	}
+	status := map[string]conf.Boot{}
+	for _, m := range installed {
+		status[m.Name], err = a.bootOf(m.Name, cluster)
+		if err != nil { // of this one: it hides nothing of the others
+			delete(status, m.Name)
+			a.warn([]string{err.Error()})
+		}
+	}
 	if what == "on" || what == "off" {
-		if am := c.String("m"); status[am] != "" && string(status[am]) != what {
+		if status[am] != "" && string(status[am]) != what {
 			a.warn([]string{fmt.Sprintf("userconfig.xml of module %s has boot=%q, which counts", am, status[am])})
 		}
 		return nil
@@ -198,4 +201,19 @@ func (a *App) boot(c *cli.Context) error {
 		a.printf("%s %s\n", am, status[am])
 	}
 	return nil
+}
+
+// bootOf is what counts for a module: its configuration, or what the command boot has
+// set as long as it has none.
+func (a *App) bootOf(am string, cluster *conf.Cluster) (conf.Boot, error) {
+	if cluster != nil {
+		active, err := a.paths.Active(am, cluster)
+		if err == nil {
+			return active.Module.Boot, nil
+		}
+		if !errors.Is(err, conf.ErrNotConfigured) {
+			return "", err
+		}
+	}
+	return a.paths.BootSetting(am)
 }

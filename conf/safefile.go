@@ -59,6 +59,10 @@ func (p Paths) Install(am, file string, o InstallOptions) (int, error) {
 	if err := syncTree(fresh); err != nil {
 		return 0, err
 	}
+	// Its ports would change under a module that runs.
+	if was, err := p.ModuleID(am); err == nil && o.ID != 0 && o.ID != was && p.Configured(am) {
+		return 0, fmt.Errorf("module %s is configured with id %d: stop it and run \"deconfig -m %s\" before it gets id %d", am, was, am, o.ID)
+	}
 	// The id first: an id without a module is given again, a module without an
 	// id would be out of reach.
 	id, err := p.setID(am, o.ID)

@@ -25,18 +25,19 @@ type module struct {
 	host   func() (addressHost, error)
 	other  func(module string) (ModuleState, error) // of this node
 
-	mc     *moduleConf
-	state  State
-	stored []byte // ha.state, or ha.state.run, as it was written last
-	serial uint64 // …and its number
-	lasts  string // what of it is durable; "": nothing that this daemon knows of
-	inc    uint64
-	given  uint64 // the last task that an earlier daemon gave out
-	boot   string
-	start  bool // to be started because the host was
-	reboot func() error
-	log    *Log
-	res    *resources
+	mc      *moduleConf
+	waiting *moduleConf // to be taken up when the state allows it; nil: none
+	state   State
+	stored  []byte // ha.state, or ha.state.run, as it was written last
+	serial  uint64 // …and its number
+	lasts   string // what of it is durable; "": nothing that this daemon knows of
+	inc     uint64
+	given   uint64 // the last task that an earlier daemon gave out
+	boot    string
+	start   bool // to be started because the host was
+	reboot  func() error
+	log     *Log
+	res     *resources
 
 	events        chan func() // run in order by the loop
 	replica       Replica
@@ -185,8 +186,17 @@ func (m *module) run(ctx context.Context) {
 				m.openHeart(ctx)
 			}
 		}
+		m.takeWaiting(ctx, taskCtx)
 		m.judge(taskCtx)
 		m.gate(taskCtx)
+	}
+}
+
+// takeWaiting takes up a configuration that came when it could not be.
+func (m *module) takeWaiting(ctx, taskCtx context.Context) {
+	steady := m.state.Role == RoleStop || (m.state.Role == RoleAlone || m.state.Role == RoleWait) && m.state.Colour != Magenta
+	if mc := m.waiting; mc != nil && steady {
+		m.reconfigure(ctx, taskCtx, mc)
 	}
 }
 
@@ -380,6 +390,7 @@ func (m *module) clockwork(ctx context.Context, now time.Time) {
 
 // reconfigure takes up a new active configuration.
 func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
+	m.waiting = nil
 	same := fmt.Sprint(mc.beats, mc.conf.Peer, mc.conf.Node) == fmt.Sprint(m.mc.beats, m.mc.conf.Peer, m.mc.conf.Node)
 	if m.state.Role == RoleStop { // <vip> is not dynamic
 		m.closeVips()

@@ -137,7 +137,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		s.launch(m)
 	}
 	s.mu.Unlock()
-	<-ctx.Done()
+	s.mend(ctx) // until ctx ends
 	s.mu.Lock()
 	s.ctx = nil
 	s.mu.Unlock()
@@ -268,7 +268,8 @@ func (s *Supervisor) Watch(ctx context.Context, module string) <-chan ModuleStat
 }
 
 // Reload reads the cluster's configuration and the list of modules again. A
-// module whose configuration cannot be used any more keeps the one it has.
+// module whose configuration cannot be used any more keeps the one it has; one that
+// may not change now takes it up when it may (see Configure).
 func (s *Supervisor) Reload(ctx context.Context) error {
 	installed, err := s.paths.Installed()
 	if err != nil {
@@ -281,22 +282,63 @@ func (s *Supervisor) Reload(ctx context.Context) error {
 		}
 	}
 	for _, name := range names {
-		if err := s.Configure(ctx, name); err != nil {
-			s.mu.Lock()
-			told := s.broken[name] == err.Error()
-			s.broken[name] = err.Error()
-			s.mu.Unlock()
-			if !told {
-				s.o.Errors(err.Error())
-			}
-		}
+		s.try(ctx, name)
 	}
 	return nil
 }
 
+// try takes up the configuration of a module, and tells once why it cannot.
+func (s *Supervisor) try(ctx context.Context, name string) {
+	err := s.Configure(ctx, name)
+	if err == nil || ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	told := s.broken[name] == err.Error()
+	s.broken[name] = err.Error()
+	s.mu.Unlock()
+	if !told {
+		s.o.Errors(err.Error())
+	}
+}
+
+// brokenAgain is how often a module that cannot run is tried again: what was wrong may
+// have been the disk, or a name that could not be resolved when the host started.
+const brokenAgain = 10 * time.Second
+
+// mend tries modules that cannot run again until ctx ends.
+func (s *Supervisor) mend(ctx context.Context) {
+	again := time.NewTicker(brokenAgain)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-again.C:
+		}
+		for _, name := range s.left() {
+			s.try(ctx, name)
+		}
+	}
+}
+
+// left are the modules that are not supervised because they cannot run.
+func (s *Supervisor) left() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var names []string
+	for name := range s.broken {
+		if s.modules[name] == nil {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // Configure takes up the active configuration of a module (after `skfs config`),
 // or forgets a module that was uninstalled. It is refused unless the module is in
-// STOP, ALONE or WAIT; what is not dynamic takes effect at the next start.
+// STOP, ALONE or WAIT, and then taken up as soon as it is; what is not dynamic takes
+// effect at the next start.
 func (s *Supervisor) Configure(ctx context.Context, module string) error {
 	s.change.Lock()
 	defer s.change.Unlock()
@@ -307,23 +349,34 @@ func (s *Supervisor) Configure(ctx context.Context, module string) error {
 	switch {
 	case errors.Is(err, conf.ErrNotInstalled), errors.Is(err, conf.ErrNotConfigured):
 		return s.forget(ctx, module)
-	case errors.Is(err, fs.ErrNotExist) && m == nil:
-		return nil // no cluster yet
+	case errors.Is(err, fs.ErrNotExist) && m == nil: // no cluster yet
+		s.mu.Lock()
+		s.broken[module] = conf.ErrNoCluster.Error()
+		s.mu.Unlock()
+		return nil
 	case err != nil:
 		return fmt.Errorf("module %s on node %s: %w", module, node, err)
 	case m == nil:
 		return s.add(mc)
 	}
+	return s.take(ctx, m, mc)
+}
+
+// take gives a supervised module another configuration. Caller holds change.
+func (s *Supervisor) take(ctx context.Context, m *supervised, mc *moduleConf) error {
 	if err := s.trust(ctx, m, mc.key); err != nil {
 		return err
 	}
 	st, _ := m.look()
 	if st.Role != RoleStop && st.Role != RoleAlone && st.Role != RoleWait {
-		return fmt.Errorf("configure module %s %w: it is %s; STOP, ALONE or WAIT is needed", module, ErrRefused, st.Role)
+		if err := s.later(ctx, m, mc); err != nil {
+			return err
+		}
+		return fmt.Errorf("configure module %s %w: it is %s; in STOP, ALONE or WAIT it takes the new configuration up", m.name, ErrRefused, st.Role)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.broken, module)
+	delete(s.broken, m.name)
 	if m.ctx == nil { // Run has not begun
 		m.mc, m.state.Conf, m.state.Links = mc, mc.conf, make([]Link, len(mc.conf.Heartbeats))
 		return nil
@@ -333,6 +386,17 @@ func (s *Supervisor) Configure(ctx context.Context, module string) error {
 		return nil
 	}
 	return m.post(ctx, func() { m.reconfigure(loop, loop, mc) })
+}
+
+// later leaves a configuration to a module that may not change now.
+func (s *Supervisor) later(ctx context.Context, m *supervised, mc *moduleConf) error {
+	s.mu.Lock()
+	running := m.ctx != nil
+	s.mu.Unlock()
+	if !running {
+		return nil
+	}
+	return m.post(ctx, func() { m.waiting = mc })
 }
 
 // trust gives a module the cluster's key, whatever its state: a key that is changed on
