@@ -19,6 +19,22 @@ var catalogue = []message{
 	{"Automatic reboot of the server", "Redémarrage automatique du serveur"},
 	{"The server cannot be rebooted: {}", "Le serveur ne peut pas être redémarré : {}"},
 
+	// Commands that the state of the module does not allow.
+	{"{} refused: the module is started already ({})", "{} refusée : le module est déjà démarré ({})"},
+	{"{} refused: the module is stopped", "{} refusée : le module est arrêté"},
+	{"{} refused: the module is starting or stopping; try again when it waits", "{} refusée : le module démarre ou s'arrête ; réessayer quand il attend"},
+	{"{} refused: the module is {}; stop it first", "{} refusée : le module est {} ; l'arrêter d'abord"},
+	{"{} refused: the module is {}; try again when it is stable", "{} refusée : le module est {} ; réessayer quand il est stable"},
+	{"{} refused: the module is {}: restart needs ALONE, PRIM, SECOND or UP", "{} refusée : le module est {} : restart exige ALONE, PRIM, SECOND ou UP"},
+	{"{} refused: the module is {}: swap needs PRIM green or SECOND green", "{} refusée : le module est {} : swap exige PRIM green ou SECOND green"},
+	{"{} refused: the module replicates nothing", "{} refusée : le module ne réplique rien"},
+	{"{} refused: a synchronization is under way", "{} refusée : une synchronisation est en cours"},
+	{"{} refused: a transition is under way ({})", "{} refusée : une transition est en cours ({})"},
+	{"{} refused: it is a {} module: {} is a command of mirror modules", "{} refusée : c'est un module {} : {} est une commande des modules mirror"},
+	{"{} refused: only a mirror module has failover", "{} refusée : seul un module mirror a failover"},
+	{"{} refused: {} is primary", "{} refusée : {} est primaire"},
+	{"{} refused: {} is not ready", "{} refusée : {} n'est pas prêt"},
+
 	// States.
 	{"Local state {} {}", "État local {} {}"},
 	{"Remote state {} {}", "État distant {} {}"},
@@ -43,6 +59,7 @@ var catalogue = []message{
 	{"Resource {} set to {} by {}", "Ressource {} positionnée à {} par {}"},
 	{"{} resources are not told to the other node: there are too many", "{} ressources ne sont pas transmises à l'autre nœud : il y en a trop"},
 	{"All heartbeats are lost, and the witness too: {}", "Tous les heartbeats sont perdus, et le témoin aussi : {}"},
+	{"Processes cannot be watched: {}", "Les processus ne peuvent pas être surveillés : {}"},
 	{"event {} on proc {}", "évènement {} sur le processus {}"},
 
 	// Scripts and other work.
@@ -61,8 +78,12 @@ var catalogue = []message{
 	{"Virtual IP {}: {}", "IP virtuelle {} : {}"},
 	{"farm load: {}/{} (group {})", "charge de la ferme : {}/{} (groupe {})"},
 	{"farm membership: {} (group {})", "membres de la ferme : {} (groupe {})"},
+	{"The farm cannot be joined again: {}", "La ferme ne peut pas être rejointe à nouveau : {}"},
 	{"The farm cannot be joined: {}", "La ferme ne peut pas être rejointe : {}"},
 	{"The farm cannot be left in order: {}", "La ferme ne peut pas être quittée proprement : {}"},
+
+	{"message to {} on network {} cannot be sent: {}", "le message à {} sur le réseau {} ne peut pas être émis : {}"},
+	{"message from {} on network {}: {}", "message de {} sur le réseau {} : {}"},
 
 	// Heartbeats.
 	{"heartbeat {} cannot be sent: {}", "le heartbeat {} ne peut pas être émis : {}"},
@@ -125,5 +146,7 @@ var catalogue = []message{
 	{"verification of node {} begins", "la vérification du nœud {} commence"},
 	{"verification of node {} {}: {} differences in {} directories, {} files of {} bytes and {} others, {} s",
 		"vérification du nœud {} {} : {} différences dans {} répertoires, {} fichiers de {} octets et {} autres, {} s"},
+	{"The log of scripts cannot be limited: {}", "Le journal des scripts ne peut pas être limité : {}"},
 	{"userlog.ulog: {}", "userlog.ulog : {}"},
+	{"{} refused: {}", "{} refusée : {}"},
 }

@@ -53,6 +53,9 @@ func TestTranslate(t *testing.T) {
 	for _, c := range []struct{ en, fr string }{
 		{"Resource heartbeat.flow set to down by heart", "Ressource heartbeat.flow positionnée à down par heart"},
 		{"Script start_prim", "Script start_prim"},
+		{"swap refused: the module is ALONE green: swap needs PRIM green or SECOND green",
+			"swap refusée : le module est ALONE green : swap exige PRIM green ou SECOND green"},
+		{"The farm cannot be joined again: x", "La ferme ne peut pas être rejointe à nouveau : x"},
 		{"Action incloop called by errd: 2 of 3", "Action incloop appelée par errd : 2 sur 3"},
 		{"Action start called by {}", "Action start appelée par {}"}, // what is put in is not looked at
 		{"Action {} called by me", "Action {} appelée par me"},
@@ -115,11 +118,10 @@ var writers = map[string]int{"say": 1, "info": 1, "Write": 2, "log": 2, "remark"
 
 var verb = regexp.MustCompile(`%[-+# 0]*[0-9.]*[a-zA-Z]`)
 
-// TestSources reads what the sources write, and looks for it in the catalogue. One that
-// is not there is shown in English to everybody: said here, and a fault when it is more
-// than one in ten.
+// TestSources reads what the sources write, and looks for it in the catalogue: one that
+// is not there would be shown in English to everybody.
 func TestSources(t *testing.T) {
-	n, unknown := 0, 0
+	n := 0
 	for _, dir := range sources {
 		consts := constants(t, dir)
 		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -150,8 +152,7 @@ func TestSources(t *testing.T) {
 				}
 				n++
 				if !Known(text) {
-					unknown++
-					t.Logf("%s: %q is not in the catalogue", set.Position(call.Pos()), text)
+					t.Errorf("%s: %q is not in the catalogue", set.Position(call.Pos()), text)
 				}
 				return true
 			})
@@ -161,8 +162,8 @@ func TestSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n < 50 || 10*unknown > n {
-		t.Errorf("%d texts were found in %v, %d of them are not in the catalogue", n, sources, unknown)
+	if n < 50 {
+		t.Errorf("only %d texts were found in %v", n, sources)
 	}
 }
 
