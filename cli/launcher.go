@@ -223,8 +223,9 @@ func (r *remoteReplica) Promote(ctx context.Context, epoch uint64, force ha.Forc
 	return err
 }
 
-func (r *remoteReplica) Abandon(ctx context.Context) error { return r.c.Abandon(ctx) }
-func (r *remoteReplica) Cut(ctx context.Context) error     { return r.c.Cut(ctx) }
+func (r *remoteReplica) Abandon(ctx context.Context) error   { return r.c.Abandon(ctx) }
+func (r *remoteReplica) Configure(ctx context.Context) error { return r.c.Configure(ctx) }
+func (r *remoteReplica) Cut(ctx context.Context) error       { return r.c.Cut(ctx) }
 func (r *remoteReplica) Alone(ctx context.Context, epoch, stream uint64) error {
 	return r.c.Alone(ctx, epoch, stream)
 }

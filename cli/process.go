@@ -81,23 +81,8 @@ func (a *App) replica(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	cluster, err := a.paths.LoadCluster()
-	if err != nil {
-		return err
-	}
-	active, err := a.paths.Active(am, cluster)
-	if err != nil {
-		return err
-	}
-	rfs := active.Module.RFS
-	if rfs == nil {
-		return fmt.Errorf("module %s replicates nothing", am)
-	}
-	node, err := cluster.LocalNode(c.String("node"))
-	if err != nil {
-		return err
-	}
-	listen, err := listenAddresses(cluster, rfs.Flow, node, conf.PortsOf(active.ID).RFS)
+	configured := func() (replica.Dynamic, string, error) { return a.replicaConf(am, c.String("node")) }
+	now, node, err := configured()
 	if err != nil {
 		return err
 	}
@@ -105,12 +90,34 @@ func (a *App) replica(c *cli.Context) error {
 	return replica.Run(c.Context, replica.Config{
 		Module:   am,
 		Node:     node,
-		RFS:      rfs,
-		Listen:   listen,
+		RFS:      now.RFS,
+		Listen:   now.Listen,
+		Reload:   func() (replica.Dynamic, error) { d, _, err := configured(); return d, err },
 		Socket:   a.paths.ReplicaSocket(am),
 		StateDir: a.paths.UserVar(am),
 		Degraded: c.Bool("degraded"),
 	})
+}
+
+// replicaConf is what the configuration in force says to a replica, and the name of this
+// node.
+func (a *App) replicaConf(am, name string) (d replica.Dynamic, node string, err error) {
+	cluster, err := a.paths.LoadCluster()
+	if err != nil {
+		return d, "", err
+	}
+	active, err := a.paths.Active(am, cluster)
+	if err != nil {
+		return d, "", err
+	}
+	if d.RFS = active.Module.RFS; d.RFS == nil {
+		return d, "", fmt.Errorf("module %s replicates nothing", am)
+	}
+	if node, err = cluster.LocalNode(name); err != nil {
+		return d, "", err
+	}
+	d.Listen, err = listenAddresses(cluster, d.RFS.Flow, node, conf.PortsOf(active.ID).RFS)
+	return d, node, err
 }
 
 // shutdown stops all modules and waits until they have.

@@ -125,7 +125,10 @@ func (r *fakeReplica) Alone(ctx context.Context, epoch, stream uint64) error {
 }
 
 // Streams of the fake break by themselves, and nothing waits in it.
-func (r *fakeReplica) Cut(ctx context.Context) error     { return nil }
+func (r *fakeReplica) Cut(ctx context.Context) error { return nil }
+func (r *fakeReplica) Configure(ctx context.Context) error {
+	return r.with(func(*fakeNode, *fakeNode) error { r.d.note(r.i, "configure"); return nil })
+}
 func (r *fakeReplica) Abandon(ctx context.Context) error { return nil }
 
 func (r *fakeReplica) Follow(ctx context.Context, epoch uint64, addr string, o FollowOptions) error {

@@ -85,6 +85,30 @@ func TestConfigurationWaits(t *testing.T) {
 	p.want("PRIM green", "SECOND green")
 }
 
+// A configuration that is taken up while the module runs reaches its replica.
+func TestConfigurationReachesReplica(t *testing.T) {
+	p := newPair(t, true)
+	p.do(0, "prim")
+	p.want("ALONE green")
+	mc := *p.confs[0]
+	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)
+	defer cancel()
+	if err := p.sups[0].take(ctx, p.sups[0].modules["mirror"], &mc); err != nil {
+		t.Fatal(err)
+	}
+	for ; ; time.Sleep(time.Millisecond) {
+		p.data.mu.Lock()
+		told := slices.Contains(p.data.calls, "0 configure")
+		p.data.mu.Unlock()
+		if told {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("the replica was not told\n%s", p.logs())
+		}
+	}
+}
+
 // A module that could not be supervised when the daemon started is tried again, and one
 // without a cluster says what it lacks.
 func TestBrokenAgain(t *testing.T) {

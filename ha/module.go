@@ -409,6 +409,7 @@ func (m *module) reconfigure(ctx, taskCtx context.Context, mc *moduleConf) {
 	if !same {
 		m.state.Links = nil // verdicts about other networks
 	}
+	m.configureReplica(taskCtx)
 	m.configureChecks(taskCtx)
 	m.forgetProcs()
 	m.step(taskCtx, Reconfigured{mc.conf})

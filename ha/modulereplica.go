@@ -113,6 +113,19 @@ func (m *module) startReplica(ctx context.Context, r Replica, t Task) (Replica, 
 	return m.launch.Start(ctx, m.name, StartOptions{Degraded: t.Degraded})
 }
 
+// configureReplica has the replica take up a new configuration.
+func (m *module) configureReplica(ctx context.Context) {
+	r := m.replica
+	if r == nil {
+		return
+	}
+	m.tasks.Go(func() {
+		if err := r.Configure(ctx); err != nil && ctx.Err() == nil {
+			m.log.Write(LevelEvent, "nfsadmin", fmt.Sprintf("The replication process could not take up the configuration: %v", err))
+		}
+	})
+}
+
 // askProgress asks the replica how far a synchronisation is.
 func (m *module) askProgress(ctx context.Context) {
 	joined := m.state.Data.Joined && m.replica != nil

@@ -57,6 +57,10 @@ type Replica interface {
 	// or not; and if it was lost again, what is to be conceded is another loss.
 	Alone(ctx context.Context, epoch, stream uint64) error
 
+	// Configure takes up what of the active configuration may change while the module
+	// runs (guide §13.6.2): the next stream goes by it. On error nothing is changed.
+	Configure(ctx context.Context) error
+
 	// Cut ends the stream to the second, which is silent on all heartbeats, as if
 	// it had broken: PeerLost follows. No effect when there is none.
 	Cut(ctx context.Context) error

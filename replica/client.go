@@ -112,6 +112,12 @@ func (c *Client) Alone(ctx context.Context, epoch, stream uint64) error {
 	return err
 }
 
+// Configure makes it read its configuration again.
+func (c *Client) Configure(ctx context.Context) error {
+	_, err := c.call(ctx, request{Method: "configure"})
+	return err
+}
+
 // Cut ends the stream to a second that is silent.
 func (c *Client) Cut(ctx context.Context) error {
 	_, err := c.call(ctx, request{Method: "cut"})

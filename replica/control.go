@@ -22,7 +22,7 @@ import (
 
 // request is one line of a client.
 type request struct {
-	Method string        `json:"method"` // status promote alone cut abandon follow outdate demote stop diff quarantines verify events
+	Method string        `json:"method"` // status configure promote alone cut abandon follow outdate demote stop diff quarantines verify events
 	Epoch  uint64        `json:"epoch,omitempty"`
 	Stream uint64        `json:"stream,omitempty"` // of alone
 	Force  Force         `json:"force,omitempty"`
@@ -111,7 +111,7 @@ func (r *Replica) Status() Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := Status{
-		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(r.booted, asyncOf(r.cfg.RFS) == journal.AsyncNone),
+		Role: r.state.Role.String(), Epoch: uint64(r.state.Epoch), Rank: r.state.Rank(r.booted, asyncOf(r.rfs()) == journal.AsyncNone),
 		Uptodate: r.prim || r.synced || r.state.Uptodate(), Consistent: r.state.Consistent(),
 		Synced: r.synced, Stream: r.streams, Degraded: r.cfg.Degraded,
 	}
@@ -282,6 +282,8 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 		return r.Promote(ctx, req.Epoch, req.Force)
 	case "alone":
 		return r.Alone(ctx, req.Epoch, req.Stream)
+	case "configure":
+		return r.Configure(ctx)
 	case "cut":
 		return r.Cut()
 	case "abandon":
@@ -295,7 +297,7 @@ func (r *Replica) do(ctx context.Context, req *request, resp *response) error {
 	case "stop":
 		return r.Stop(ctx, req.Clean)
 	}
-	return fmt.Errorf("method %q: expected status, promote, alone, cut, abandon, follow, outdate, demote, stop, diff, quarantines, verify or events", req.Method)
+	return fmt.Errorf("method %q: expected status, configure, promote, alone, cut, abandon, follow, outdate, demote, stop, diff, quarantines, verify or events", req.Method)
 }
 
 // serveEvents streams events to the one client that listens.

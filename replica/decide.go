@@ -123,7 +123,7 @@ func datesDiffer(a, b journal.Time) bool {
 // passOptions turns a verdict into what a pass needs. restored: the second has a
 // backup that was restored.
 func (r *Replica) passOptions(v journal.Verdict, restored bool) reintegrate.Options {
-	rfs := r.cfg.RFS
+	rfs := r.rfs()
 	o := reintegrate.Options{
 		Workers: rfs.NbRei, ZoneSize: zoneSize(rfs), Packet: rfs.ReiPacketSize, Commit: int64(rfs.ReiCommit) * rfs.ReiPacketSize,
 		Bandwidth: rfs.ReiAllowedBW << 10, Detail: rfs.ReiDetail,

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -113,32 +112,6 @@ func asyncOf(rfs *conf.RFS) journal.Async {
 	return journal.AsyncSecond
 }
 
-// listen waits for seconds on all configured addresses. They are refused while
-// this host is no primary.
-func (r *Replica) listen(ctx context.Context) error {
-	for _, addr := range r.cfg.Listen {
-		var lc net.ListenConfig
-		ln, err := lc.Listen(ctx, "tcp", addr)
-		if err != nil {
-			return fmt.Errorf("wait for the second node: %w", err)
-		}
-		l := journal.NewListener(ln)
-		r.wg.Go(func() {
-			defer l.Close()
-			for {
-				req, err := l.Accept(ctx)
-				if err != nil {
-					return
-				}
-				if err := r.admit(ctx, req); err != nil {
-					r.log("I", "nfsadmin", "node %s: %v", req.Node, err)
-				}
-			}
-		})
-	}
-	return nil
-}
-
 // admit answers a second that wants to join.
 func (r *Replica) admit(ctx context.Context, req *journal.Request) error {
 	var g greeting
@@ -204,7 +177,7 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second jour
 	r.mu.Lock()
 	p.First = r.seq + 1
 	r.mu.Unlock()
-	p.Async = asyncOf(r.cfg.RFS)
+	p.Async = asyncOf(r.rfs())
 	payload, err := json.Marshal(p)
 	if err != nil {
 		return nil, err
@@ -216,7 +189,7 @@ func (r *Replica) newLink(req *journal.Request, epoch journal.Epoch, second jour
 	l := &primaryLink{node: req.Node, second: second, wrong: make(chan difference, 1024), verdicts: newVerdicts()}
 	l.sender = journal.NewSender(link, journal.SenderOptions{
 		Epoch: epoch, First: p.First, Async: p.Async, LockTimeout: r.cfg.RFS.LockTimeout, SendTimeout: r.cfg.RFS.SendTimeout,
-		CopyTimeout: r.cfg.RFS.ReiTimeout,
+		CopyTimeout: r.rfs().ReiTimeout,
 		Mismatch: func(op *journal.Op, local, remote syscall.Errno) {
 			if reintegrate.Own(op) { // the pass hears of it from the second
 				return

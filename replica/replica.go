@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,10 +28,11 @@ type Config struct {
 	Module   string
 	Node     string
 	RFS      *conf.RFS
-	Listen   []string // host:port to wait on for a second, as primary
-	Socket   string   // control socket
-	StateDir string   // SAFEVAR/modules/AM
-	Degraded bool     // serve the data here, never replicate (§5.6 of the guide)
+	Listen   []string                // host:port to wait on for a second, as primary
+	Reload   func() (Dynamic, error) // reads what of it may change, for Configure; nil: nothing does
+	Socket   string                  // control socket
+	StateDir string                  // SAFEVAR/modules/AM
+	Degraded bool                    // serve the data here, never replicate (§5.6 of the guide)
 
 	CheckpointEvery time.Duration // default 10 s
 }
@@ -68,6 +70,9 @@ type Replica struct {
 	joins sync.Mutex
 
 	verifying verifications
+
+	tuned     atomic.Pointer[conf.RFS]      // see Configure
+	listening map[string]context.CancelFunc // by address; under cmd
 
 	mu       sync.Mutex
 	state    State // as on disk
@@ -113,6 +118,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	r := &Replica{cfg: cfg, gate: fs.NewGate(), events: newHub(), stop: stop, looked: make(chan struct{})}
+	r.tuned.Store(cfg.RFS)
 	begun := time.Now()
 	ended, err := lastRecord(r.statePath())
 	if err != nil {
@@ -141,7 +147,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		return err
 	}
 	if !cfg.Degraded {
-		if err := r.listen(ctx); err != nil {
+		if err := r.listen(ctx, cfg.Listen); err != nil {
 			return err
 		}
 	}

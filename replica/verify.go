@@ -177,7 +177,7 @@ func (r *Replica) verify(ctx context.Context, cancel context.CancelCauseFunc, l 
 		_, err := l.sender.WaitApplied(ctx)
 		return err
 	}, reintegrate.VerifyOptions{
-		Workers: r.cfg.RFS.NbRei, ZoneSize: zoneSize(r.cfg.RFS), Bandwidth: r.cfg.RFS.ReiAllowedBW << 10,
+		Workers: r.rfs().NbRei, ZoneSize: zoneSize(r.cfg.RFS), Bandwidth: r.cfg.RFS.ReiAllowedBW << 10,
 		Report: func(d reintegrate.Difference) error {
 			if err := lacks.add(&d); err != nil {
 				return err

@@ -123,6 +123,7 @@ var catalogue = []message{
 	{"The replication process has ended", "Le processus de réplication s'est terminé"},
 	{"The replication process cannot go on: {}", "Le processus de réplication ne peut pas continuer : {}"},
 	{"The replication process cannot start: {}", "Le processus de réplication ne peut pas démarrer : {}"},
+	{"The replication process could not take up the configuration: {}", "Le processus de réplication n'a pas pu prendre en compte la configuration : {}"},
 	{"The replication process could not {}: {}", "Le processus de réplication n'a pas pu : {} : {}"},
 	{"Stop of the replication process: {}", "Arrêt du processus de réplication : {}"},
 	{"Stop of an old replication process: {}", "Arrêt d'un ancien processus de réplication : {}"},
