@@ -101,12 +101,11 @@ func (p Paths) checkTree(am, dir string, c *Cluster) (*Module, error) {
 		return nil, err
 	}
 	var ps Problems
-	at := Pos{File: file}
 	if m.Errd != nil {
-		m.Errd.checkHandlers(filepath.Join(dir, "bin"), at, &ps)
+		m.Errd.checkHandlers(filepath.Join(dir, "bin"), &ps)
 	}
 	if m.RFS != nil {
-		if err := p.checkReplicated(am, m, c, at, &ps); err != nil {
+		if err := p.checkReplicated(am, m, c, &ps); err != nil {
 			return nil, err
 		}
 	}
@@ -118,11 +117,11 @@ func (p Paths) checkTree(am, dir string, c *Cluster) (*Module, error) {
 
 // checkReplicated compares the directories that a module replicates with what is
 // used already.
-func (p Paths) checkReplicated(am string, m *Module, c *Cluster, at Pos, ps *Problems) error {
+func (p Paths) checkReplicated(am string, m *Module, c *Cluster, ps *Problems) error {
 	for _, d := range m.RFS.Replicated {
 		for _, own := range []string{p.Safe, p.SafeVar} {
 			if within(own, d.Dir) || within(d.Dir, own) {
-				ps.addf(at, "replicated directory %s and %s, which skfs itself uses, lie in each other", d.Dir, own)
+				ps.addf(d.At, "replicated directory %s and %s, which skfs itself uses, lie in each other", d.Dir, own)
 			}
 		}
 	}
@@ -141,7 +140,7 @@ func (p Paths) checkReplicated(am string, m *Module, c *Cluster, at Pos, ps *Pro
 		for _, d := range m.RFS.Replicated {
 			for _, od := range a.Module.RFS.Replicated {
 				if within(d.Dir, od.Dir) || within(od.Dir, d.Dir) {
-					ps.addf(at, "replicated directory %s and %s of module %s lie in each other", d.Dir, od.Dir, o.Name)
+					ps.addf(d.At, "replicated directory %s and %s of module %s lie in each other", d.Dir, od.Dir, o.Name)
 				}
 			}
 		}

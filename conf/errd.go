@@ -28,6 +28,7 @@ type Proc struct {
 	// or absolute.
 	Action     string
 	StartAfter int // polls
+	At         Pos // of the action
 }
 
 // ErrdActions are the actions of a <proc> that are no handlers. swap is skfs's own.
@@ -67,7 +68,7 @@ func (s *scanner) errd(n *node, m *Module) *Errd {
 		s.addf(n.pos, "<errd> needs <user/>: processes are monitored between the scripts that start and stop them")
 	}
 	for _, c := range n.all("proc") {
-		p := Proc{Name: c.str("name"), Service: c.str("service") == "yes", AtLeast: int(c.num("atleast")), AtMax: int(c.num("atmax")),
+		p := Proc{At: c.at("action"), Name: c.str("name"), Service: c.str("service") == "yes", AtLeast: int(c.num("atleast")), AtMax: int(c.num("atmax")),
 			StartAfter: int(c.num("start_after")), Class: strings.TrimSpace(c.str("class")), Action: strings.TrimSpace(c.str("action"))}
 		p.NameRegex, p.ArgRegex = s.pattern(c, "nameregex"), s.pattern(c, "argregex")
 		switch {
@@ -129,7 +130,7 @@ func (s *scanner) pattern(n *node, name string) *regexp.Regexp {
 }
 
 // checkHandlers says which handlers are not there: an action that is misspelt is one.
-func (e *Errd) checkHandlers(bin string, at Pos, ps *Problems) {
+func (e *Errd) checkHandlers(bin string, ps *Problems) {
 	for _, p := range e.Procs {
 		if !p.Handler() {
 			continue
@@ -143,7 +144,7 @@ func (e *Errd) checkHandlers(bin string, at Pos, ps *Problems) {
 			if n := Nearest(p.Action, ErrdActions); n != "" {
 				near = "; did you mean " + n + "?"
 			}
-			ps.addf(at, "action=%q of proc %s is neither one of %s nor an executable in bin of the module%s",
+			ps.addf(p.At, "action=%q of proc %s is neither one of %s nor an executable in bin of the module%s",
 				p.Action, p.Name, strings.Join(ErrdActions, ", "), near)
 		}
 	}

@@ -121,6 +121,7 @@ type Replicated struct {
 	ReadOnly      bool   // on the secondary
 	NotReplicated []NotReplicated
 	ToCheck       []string // relative paths that must exist before replication starts
+	At            Pos      // of dir
 }
 
 // User says how scripts are run.
@@ -447,7 +448,7 @@ func (s *scanner) replicated(n *node, r *RFS) {
 			}
 		}
 	}
-	d := Replicated{Dir: dir, ReadOnly: n.has("mode")}
+	d := Replicated{At: n.at("dir"), Dir: dir, ReadOnly: n.has("mode")}
 	for _, x := range n.all("notreplicated") {
 		var nr NotReplicated
 		switch {
