@@ -397,7 +397,7 @@ func (a *App) clusterCommands() []*cli.Command {
 			},
 		},
 		{
-			Name: "confinfo", Usage: "show the signature and date of the cluster's configuration",
+			Name: "confinfo", Usage: "show the signature and date of the cluster's configuration on the nodes that are up",
 			Flags:  []cli.Flag{flagJSON()},
 			Action: a.clusterInfo,
 		},
@@ -493,17 +493,32 @@ func (a *App) clusterInfo(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	lock := 0
-	if i.Locked {
-		lock = 1
+	type row struct {
+		Node      string
+		Signature conf.Signature
+		Date      time.Time
+		Lock      int
 	}
-	name := a.nodeName(c)
+	lock := map[bool]int{false: 0, true: 1}
+	own := a.nodeName(c)
+	rows := []row{{own, i.Signature, i.Date, lock[i.Locked]}}
+	nodes, err := a.client.Nodes(c.Context)
+	if err != nil && !errors.Is(err, web.ErrNoDaemon) {
+		return err
+	}
+	for _, n := range nodes { // the active ones: what the others had is no news
+		if n.Up && n.Name != own && n.Cluster.Signature != "" {
+			rows = append(rows, row{n.Name, n.Cluster.Signature, n.Cluster.Date, lock[n.Cluster.Locked]})
+		}
+	}
 	if c.Bool("json") {
-		return a.printJSON(map[string]any{"Node": name, "Signature": i.Signature, "Date": i.Date, "Lock": lock, "Key": i.Key})
+		return a.printJSON(rows)
 	}
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "Node\tSignature\tDate\tLock")
-	fmt.Fprintf(w, "%s\t%s\t%s\t%d\n", name, i.Signature, i.Date.Local().Format("2006-01-02T15:04:05"), lock)
+	for _, r := range rows {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\n", r.Node, r.Signature, r.Date.Local().Format("2006-01-02T15:04:05"), r.Lock)
+	}
 	return w.Flush()
 }
 

@@ -26,7 +26,7 @@ func TestPairPowerOff(t *testing.T) {
 
 // R1: a daemon that ends and comes back changes nothing, on neither node.
 func TestPairDaemonRestart(t *testing.T) {
-	p := newPair(t, true)
+	p := newPair(t, true, patient)
 	p.up()
 	ran := [2]int{len(p.ran(0)), len(p.ran(1))}
 	for i := range 2 {
@@ -81,7 +81,7 @@ func (p *pair) fifo(i int, name string) (path string, release func()) {
 // the next daemon or after.
 func TestPairDaemonRestartInScript(t *testing.T) {
 	for _, before := range []bool{true, false} {
-		p := newPair(t, true)
+		p := newPair(t, true, patient)
 		path, release := p.fifo(0, "go")
 		p.script(0, "start_prim", `echo start_prim >>"$SAFEVAR/ran"; cat `+path+`; echo ended >>"$SAFEVAR/ran"; exit 7`)
 		p.do(0, "prim")
@@ -117,7 +117,7 @@ func TestPairDaemonRestartInScript(t *testing.T) {
 }
 
 func TestPairStreamBreaks(t *testing.T) {
-	p := newPair(t, true)
+	p := newPair(t, true, patient)
 	p.up()
 	for range 5 {
 		n := [2]int{len(p.lines(0)), len(p.lines(1))}

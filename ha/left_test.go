@@ -46,7 +46,7 @@ func TestLeftRunning(t *testing.T) {
 // A cluster configuration that comes while a module is PRIM or SECOND is taken up when
 // the module is STOP or ALONE: at the latest both nodes use it when one was stopped.
 func TestConfigurationWaits(t *testing.T) {
-	p := newPair(t, false)
+	p := newPair(t, false, patient)
 	p.up()
 	port := freePorts(t)
 	ctx, cancel := context.WithTimeout(context.Background(), waitLimit)

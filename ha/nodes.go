@@ -32,6 +32,20 @@ type NodeState struct {
 	Name    string
 	Up      bool         // it is heard, or this node
 	Modules []NodeModule // that are installed there, as it said last
+	Cluster NodeCluster  // the cluster's configuration there, as it said last
+}
+
+// NodeCluster is the configuration of the cluster on a node (guide §9.3, confinfo).
+type NodeCluster struct {
+	Signature conf.Signature // "": not known
+	Date      time.Time
+	Locked    bool
+}
+
+// nodeInfo is what a node says of itself, as JSON.
+type nodeInfo struct {
+	Modules []NodeModule
+	Cluster NodeCluster
 }
 
 // NodeModule is a module that is installed on a node.
@@ -62,7 +76,9 @@ func (n *Nodes) List() []NodeState {
 	for i, name := range n.names {
 		s := NodeState{Name: name, Up: name == n.self || n.view.Heard.Has(i)}
 		if i < len(n.view.Infos) {
-			json.Unmarshal([]byte(n.view.Infos[i]), &s.Modules) // of another release, or nothing yet: no modules
+			var said nodeInfo
+			json.Unmarshal([]byte(n.view.Infos[i]), &said) // of another release, or nothing yet: no modules
+			s.Modules, s.Cluster = said.Modules, said.Cluster
 		}
 		all = append(all, s)
 	}
@@ -118,7 +134,7 @@ func (n *Nodes) once(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.tell(n.modules(c))
+	m.tell(n.info(c))
 	mctx, end := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { m.run(mctx) })
@@ -146,7 +162,7 @@ func (n *Nodes) once(ctx context.Context) error {
 			if n.stamp() != stamp {
 				return nil
 			}
-			m.tell(n.modules(c))
+			m.tell(n.info(c))
 		}
 	}
 }
@@ -191,19 +207,25 @@ func (n *Nodes) stamp() string {
 	return s
 }
 
-// modules is what this node says of its modules.
-func (n *Nodes) modules(c *conf.Cluster) string {
+// info is what this node says of itself.
+func (n *Nodes) info(c *conf.Cluster) string {
+	var own nodeInfo
+	if i, err := n.paths.ClusterInfo(); err == nil {
+		own.Cluster = NodeCluster{i.Signature, i.Date, i.Locked}
+	}
 	installed, _ := n.paths.Installed() // without them it is up all the same
-	var all []NodeModule
 	for _, i := range installed {
 		m := NodeModule{Name: i.Name, ID: i.ID}
 		if a, err := n.paths.Active(i.Name, c); err == nil {
 			m.Mode, m.Date, m.Signature = a.Module.Mode, a.Date, a.Signature
 		}
-		all = append(all, m)
+		own.Modules = append(own.Modules, m)
 	}
-	b, err := json.Marshal(all)
-	if err != nil || len(b) > group.MaxInfo {
+	b, err := json.Marshal(own)
+	if err == nil && len(b) > group.MaxInfo { // the cluster is what all need to know
+		b, err = json.Marshal(nodeInfo{Cluster: own.Cluster})
+	}
+	if err != nil {
 		return ""
 	}
 	return string(b)
