@@ -151,7 +151,7 @@ func (a *App) prepare(path string, commands []*cli.Command) {
 }
 
 // later are commands of the guide that this version does not have.
-var later = []string{"snapshot", "dump", "clean", "webserver", "safeagent", "update"}
+var later = []string{"snapshot", "dump", "clean", "webserver", "safeagent", "update", "module genkey", "module delkey"}
 
 func unknownCommand(got string, commands []*cli.Command) error {
 	word := got[strings.LastIndex(got, " ")+1:]

@@ -164,6 +164,8 @@ func (a *App) boot(c *cli.Context) error {
 		if _, err := module(c); err != nil {
 			return err
 		}
+	case slices.Contains([]string{"webon", "weboff", "webstatus", "snmpon", "snmpoff", "snmpstatus"}, what):
+		return usage("boot %s is not supported by this version", what)
 	case what != "" && what != "status":
 		return usage("boot %s: expected on, off or status", what)
 	}
