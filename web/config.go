@@ -1,9 +1,11 @@
 package web
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/skfs/skfs/conf"
@@ -109,6 +111,7 @@ func (s *Server) cluster(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.config.Lock()
 	defer s.config.Unlock()
+	before, _ := os.ReadFile(s.o.Paths.ClusterFile()) // none: another one in any case
 	cluster, err := s.o.Paths.ApplyCluster(c.File, c.Data, c.Lock)
 	if err != nil {
 		return err
@@ -120,8 +123,31 @@ func (s *Server) cluster(w http.ResponseWriter, r *http.Request) error {
 	if err := s.o.Supervisor.Reload(r.Context()); err != nil {
 		return err
 	}
-	answer(w, http.StatusOK, Configured{info.Signature, info.Date, s.misfits(cluster)})
+	warnings := s.misfits(cluster)
+	if after, err := os.ReadFile(s.o.Paths.ClusterFile()); err != nil || !bytes.Equal(before, after) {
+		warnings = append(warnings, s.later(cluster)...)
+	}
+	answer(w, http.StatusOK, Configured{info.Signature, info.Date, warnings})
 	return nil
+}
+
+// later names the modules that fit the cluster and may not change now.
+func (s *Server) later(c *conf.Cluster) []string {
+	installed, err := s.o.Paths.Installed()
+	if err != nil {
+		return nil // misfits says so
+	}
+	var out []string
+	for _, m := range installed {
+		st, err := s.o.Supervisor.State(m.Name)
+		if err != nil || st.Role == ha.RoleStop || st.Role == ha.RoleAlone || st.Role == ha.RoleWait {
+			continue
+		}
+		if _, err := s.o.Paths.Active(m.Name, c); err == nil {
+			out = append(out, fmt.Sprintf("module %s is %v: it takes the new configuration of the cluster up when it is STOP, ALONE or WAIT", m.Name, st.Role))
+		}
+	}
+	return out
 }
 
 // misfits names the modules whose configuration does not fit the cluster any

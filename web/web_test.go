@@ -501,6 +501,17 @@ func TestCluster(t *testing.T) {
 	if !errors.As(err, &ps) || ps[0].File != "/tmp/c.xml" || len(f.sup.took()) > 0 {
 		t.Fatalf("a wrong cluster.xml: %v", err)
 	}
+	// A module that is paired takes it up later; another key it takes up at once.
+	f.sup.set("app", ha.RolePrim, ha.Green)
+	more := strings.Replace(clusterXML, "<lans>", "<lans><!-- edited -->", 1)
+	for _, want := range []string{"module app is PRIM: it takes the new configuration of the cluster up when", ""} {
+		r, err := f.ConfigureCluster(ctx, ClusterConfig{File: "c", Data: []byte(more)})
+		if got := strings.Join(r.Warnings, ";"); err != nil || !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Fatalf("%q, %v; expected %q", got, err, want)
+		}
+	}
+	f.sup.set("app", ha.RoleStop, ha.Red)
+	f.sup.took()
 	other := strings.ReplaceAll(clusterXML, `"default"`, `"other"`)
 	r, err := f.ConfigureCluster(ctx, ClusterConfig{File: "c", Data: []byte(other)})
 	if err != nil || len(r.Warnings) != 1 || !strings.Contains(r.Warnings[0], "module app does not fit the cluster any more") {
