@@ -169,3 +169,19 @@ func TestBrokenAgain(t *testing.T) {
 		t.Errorf("%q are left", got)
 	}
 }
+
+// A log of scripts that cannot be opened keeps none from running, and so no application
+// from being stopped.
+func TestScriptsRunWithoutUserlog(t *testing.T) {
+	p := newLight(t)
+	if err := os.Mkdir(p.paths(0).UserLog("mirror"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p.do(0, "start")
+	p.want("UP green")
+	p.do(0, "stop")
+	p.want("STOP red")
+	if ran := p.ran(0); !slices.Contains(ran, "start_both WAIT UP start") || !slices.Contains(ran, "stop_both UP WAIT stop") {
+		t.Errorf("ran %q", ran)
+	}
+}

@@ -19,13 +19,10 @@ func (r *runner) output(s script) (*os.File, error) {
 		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	}
 	f, err := os.OpenFile(r.userlog, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
-	if err != nil {
-		return nil, err
+	if err != nil { // what a script says is no reason not to run it
+		return os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	}
-	if _, err := fmt.Fprintf(f, "---- %s %s %s\n", time.Now().Format("2006-01-02 15:04:05.000000"), s.name, strings.Join(s.args, " ")); err != nil {
-		f.Close()
-		return nil, err
-	}
+	fmt.Fprintf(f, "---- %s %s %s\n", time.Now().Format("2006-01-02 15:04:05.000000"), s.name, strings.Join(s.args, " ")) // the disk may be full: likewise
 	return f, nil
 }
 
