@@ -1,17 +1,12 @@
 package e2e
 
 import (
-	"context"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/skfs/skfs/e2e/lab"
 	"github.com/skfs/skfs/e2e/pair"
 )
 
@@ -105,76 +100,4 @@ func holdsOne(t *testing.T, p *pair.Pair, i int) {
 			t.Fatalf("%s has %s: %v, expected %v", n.Name(), vip4, k != i, k == i)
 		}
 	}
-}
-
-// Load that a host is under in TestFalseAlarms: see burnHere.
-const burnRole = "burn"
-
-// burnHere keeps processors, the garbage collector and a disk busy until it is killed:
-// one goroutine a processor that computes, one that makes garbage, and one that writes
-// and flushes 32 MiB again and again.
-func burnHere(args []string) error {
-	if len(args) != 1 {
-		return fmt.Errorf("%s: expected a directory", burnRole)
-	}
-	return burn(args[0])
-}
-
-// No heartbeat is lost under full load of processors, disk and garbage collection with
-// a timeout of 2.5 s. How many are lost with 0.5 s is measured.
-func TestFalseAlarms(t *testing.T) {
-	for _, timeout := range []int{2500, 500} {
-		t.Run(fmt.Sprintf("timeout=%dms", timeout), func(t *testing.T) {
-			lasts := 15 * time.Second
-			if given := os.Getenv("E2E_MINUTES"); given != "" {
-				var minutes float64
-				if _, err := fmt.Sscan(given, &minutes); err != nil {
-					t.Fatalf("E2E_MINUTES: %v", err)
-				}
-				lasts = time.Duration(minutes * float64(time.Minute))
-			} else if long() {
-				lasts = 30 * time.Minute
-			}
-			c := application
-			c.TimeoutMs = timeout
-			p := started(t, c)
-			s := begin(t, p)
-			for _, n := range p.Nodes {
-				startBurning(t, n.Host)
-			}
-			time.Sleep(lasts) // the load's own length, not a wait
-			alarms := 0
-			for i := range p.Nodes {
-				alarms += s.count(i, "set to down by heart")
-			}
-			t.Logf("timeout %d ms: %d heartbeats lost in %v of load", timeout, alarms, lasts)
-			if alarms > 0 && timeout >= 2500 {
-				t.Errorf("%d false alarms\n%s", alarms, p.Logs())
-			}
-		})
-	}
-}
-
-// count says how many messages with the text host i has logged.
-func (s *scenario) count(i int, text string) (n int) {
-	s.t.Helper()
-	within(s.t, patience, func(ctx context.Context) (err error) {
-		n, err = s.Nodes[i].Count(ctx, s.marks[i], text)
-		return err
-	})
-	return n
-}
-
-func startBurning(t *testing.T, h *lab.Host) {
-	t.Helper()
-	cmd := h.RoleCommand(context.WithoutCancel(t.Context()), burnRole, "/opt/skfs")
-	cmd.Stderr = os.Stderr
-	burning, err := h.Start(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		unix.Kill(burning.PID(), unix.SIGKILL)
-		burning.Wait()
-	})
 }
