@@ -28,7 +28,8 @@
 // frames of one direction between two hosts, [Host.Pause] stops all processes of
 // a host. Page cache survives all of these. [Host.PowerCut] is PowerOff without
 // it: the disks that are file systems of their own lose what they had not
-// written. Every boot has a boot id of its own.
+// written. Every boot has a boot id of its own. [Fill] leaves no room on a disk, and
+// [Process.SetClock] sets the wall clock that one process sees.
 //
 // [Host.SaveDisk], [Host.RestoreDisk] and [Host.ReplaceDisk] do with such a disk,
 // while the host is off, what administrators do to disks.

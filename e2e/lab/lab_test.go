@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	Main(map[string]Role{"echo": echoRole, "ask": askRole, "owner": ownerRole, "say": sayRole})
+	Main(map[string]Role{"echo": echoRole, "ask": askRole, "owner": ownerRole, "say": sayRole, "times": timesRole})
 	goleak.VerifyTestMain(m)
 }
 
