@@ -313,9 +313,10 @@ type trip struct {
 	dir         string     // of this row, on the hosts
 	since       time.Time  // it left
 	kept        map[string][]byte
-	limit       spent // what the copy may cost
-	looked      spent // and look at besides
-	extra       spent // and that of a load
+	limit       spent        // what the copy may cost
+	looked      spent        // and look at besides
+	extra       spent        // and that of a load
+	free        func() error // what fill took
 }
 
 func (tab *table) run(t *testing.T, r row) {

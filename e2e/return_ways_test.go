@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/skfs/skfs/e2e/lab"
 	"github.com/skfs/skfs/e2e/ledger"
@@ -336,7 +335,7 @@ func ways() []row {
 			s.extra = spent{bytes: 4 << 20, files: 1}
 			s.logged(s.stays, func() { s.write("full", 4<<20) }, "Local state ALONE")
 		}, back: func(s *trip) {
-			s.unfill()
+			s.must(s.free())
 			s.await(s.away, "SECOND")
 		}}, usual},
 
@@ -483,28 +482,12 @@ var damaged = func() change {
 // stay is how hosts come back that were never away.
 func (s *trip) stay() {}
 
-// fill uses up the disk of the host that goes away, by a file that is nobody's
-// business: it leaves no trace in the directory when unfill takes it away.
+// fill uses up the disk of the host that goes away.
 func (s *trip) fill() {
 	s.t.Helper()
-	s.untouched(func() {
-		_, err := lab.Fill(s.backing(s.away))
-		s.must(err)
-	})
-}
-
-func (s *trip) unfill() {
-	s.t.Helper()
-	s.untouched(func() { s.must(os.Remove(filepath.Join(s.backing(s.away), ".lab-fill"))) })
-}
-
-// untouched does something and sets the times of the tree's root back.
-func (s *trip) untouched(do func()) {
-	s.t.Helper()
-	var st unix.Stat_t
-	s.must(unix.Stat(s.backing(s.away), &st))
-	do()
-	s.must(unix.UtimesNanoAt(unix.AT_FDCWD, s.backing(s.away), []unix.Timespec{st.Atim, st.Mtim}, 0))
+	var err error
+	s.free, err = lab.Fill(s.backing(s.away))
+	s.must(err)
 }
 
 // nudge makes the primary notice that nobody receives.

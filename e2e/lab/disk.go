@@ -117,14 +117,14 @@ func attachLoop(image string) (*os.File, error) {
 	}
 }
 
-// Fill uses up the free space of the file system at dir (as this process sees
-// it), in a file whose name it returns; removing the file frees the space.
-func Fill(dir string) (string, error) {
-	f, err := os.Create(filepath.Join(dir, ".lab-fill"))
+// Fill uses up the free space of the file system at dir (as this process sees it)
+// until free is called. It does so in a file without a name: the directory and its
+// times stay as they are.
+func Fill(dir string) (free func() error, err error) {
+	f, err := os.OpenFile(dir, unix.O_TMPFILE|os.O_WRONLY, 0o600)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	defer f.Close()
 	size, off := int64(1<<30), int64(0)
 	for size >= 1<<10 {
 		err := unix.Fallocate(int(f.Fd()), 0, off, size)
@@ -134,7 +134,7 @@ func Fill(dir string) (string, error) {
 		case errors.Is(err, unix.ENOSPC):
 			size /= 2
 		default:
-			return f.Name(), fmt.Errorf("fill %s: %w", dir, err)
+			return nil, errors.Join(fmt.Errorf("fill %s: %w", dir, err), f.Close())
 		}
 	}
 	// XFS does not give up for an allocation what it holds ready behind the ends of files;
@@ -146,9 +146,9 @@ func Fill(dir string) (string, error) {
 		case errors.Is(err, unix.ENOSPC) && len(chunk) > 4<<10:
 			chunk, off = chunk[:4<<10], off-4<<10
 		case errors.Is(err, unix.ENOSPC):
-			return f.Name(), nil
+			return f.Close, nil
 		default:
-			return f.Name(), fmt.Errorf("fill %s: %w", dir, err)
+			return nil, errors.Join(fmt.Errorf("fill %s: %w", dir, err), f.Close())
 		}
 	}
 }

@@ -317,7 +317,7 @@ func TestLoopDiskFills(t *testing.T) {
 		t.Skip("no mkfs.ext4")
 	}
 	_, a, _ := twoHosts(t, Disk{Path: "/srv/data", FS: "ext4", Size: 16 << 20})
-	fill, err := Fill(a.Path("/srv/data"))
+	free, err := Fill(a.Path("/srv/data"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -325,7 +325,7 @@ func TestLoopDiskFills(t *testing.T) {
 	if err := os.WriteFile(file, make([]byte, 1<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("writing to a full disk: %v", err)
 	}
-	if err := os.Remove(fill); err != nil {
+	if err := free(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(file, []byte("kept"), 0o600); err != nil {
