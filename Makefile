@@ -66,7 +66,7 @@ e2e-long:
 	E2E_LONG=1 $(GO) test -count=1 -v -timeout 300m ./e2e/...
 
 # What docs/availability.md tells: daemons killed, false alarms, mixed faults, and
-# keepalived (apt) under the same faults. E2E_MINUTES and E2E_ROUNDS shorten it.
+# keepalived (apt) under the same faults. E2E_MINUTES, E2E_ROUNDS and E2E_FAULTS shorten it.
 availability:
 	E2E_LONG=1 $(GO) test -count=1 -v -timeout 300m -run 'DaemonKilled|FalseAlarms|MixedFaults|BesideKeepalived' ./e2e
 

@@ -24,6 +24,8 @@ type chaos struct {
 	next  uint64 // entry to ask for next
 	load  *ledger.Load
 	rnd   *rand.Rand
+	addrs []string      // where the application answers; nil: on the hosts' own addresses
+	rest  time.Duration // of a client after each entry
 
 	postgres bool // the application is PostgreSQL
 }
@@ -47,11 +49,13 @@ func newChaos(t *testing.T, kind, async string) *chaos {
 func (c *chaos) begin() {
 	c.t.Helper()
 	within(c.t, patience, func(ctx context.Context) (err error) {
-		var addrs []string
-		for _, n := range c.Nodes {
-			addrs = append(addrs, c.addr(n))
+		addrs := c.addrs
+		if addrs == nil {
+			for _, n := range c.Nodes {
+				addrs = append(addrs, c.addr(n))
+			}
 		}
-		c.load, err = ledger.StartLoad(ctx, c.Client, ledger.DriveSpec{Addrs: addrs, Notes: c.notes, Workers: 4, First: c.next, Postgres: c.postgres})
+		c.load, err = ledger.StartLoad(ctx, c.Client, ledger.DriveSpec{Addrs: addrs, Notes: c.notes, Workers: 4, First: c.next, Pause: c.rest, Postgres: c.postgres})
 		return err
 	})
 }
@@ -81,16 +85,22 @@ func (c *chaos) stop() ledger.Summary {
 func (c *chaos) end() ledger.Summary {
 	c.t.Helper()
 	summary := c.stop()
-	prim := c.primary()
-	within(c.t, patience, func(ctx context.Context) error {
-		v, err := ledger.CheckOn(ctx, prim.Host, c.kind, dataDir, c.notes)
-		if err == nil && !v.OK() {
-			err = fmt.Errorf("acknowledged entries are lost: %v", v)
-		}
-		return err
-	})
+	if v := c.check(); !v.OK() {
+		c.t.Fatalf("acknowledged entries are lost: %v", v)
+	}
 	same(c.t, c.Pair)
 	return summary
+}
+
+// check looks on the primary for everything that was acknowledged.
+func (c *chaos) check() (v ledger.Verdict) {
+	c.t.Helper()
+	prim := c.primary()
+	within(c.t, patience, func(ctx context.Context) (err error) {
+		v, err = ledger.CheckOn(ctx, prim.Host, c.kind, dataDir, c.notes)
+		return err
+	})
+	return v
 }
 
 // purge deletes what the load has left behind, through the mount, so that a long

@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -17,226 +18,48 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skfs/skfs/e2e/lab"
+	"github.com/skfs/skfs/e2e/ledger"
 	"github.com/skfs/skfs/e2e/pair"
 )
 
 // mixed is a module with an address and an application that answers there, whose
 // scripts can be made to hang or to fail: see trouble.
 func mixed() pair.Config {
-	var answer strings.Builder
-	for _, e := range lab.RoleEnv(answerRole) {
-		name, value, _ := strings.Cut(e, "=")
-		fmt.Fprintf(&answer, "%s='%s' ", name, value)
-	}
-	answer.WriteString("setsid " + strings.Join((&lab.Lab{}).Self(), " "))
-	return pair.Config{
-		StartPrim: "test ! -e /run/trouble || sh /run/trouble start; " + answer.String() + " </dev/null >/dev/null 2>&1 & echo $! >/run/application",
-		StopPrim:  "test \"$1\" = force || test ! -e /run/trouble || sh /run/trouble stop || exit 1; test -e /run/application && kill -9 $(cat /run/application); rm -f /run/application; exit 0",
-		Service:   oneAddress,
-		TimeoutMs: 1000,
-	}
-}
-
-// A mishap is something that happens to a pair. When do returns its cause is over.
-type mishap struct {
-	name string
-	do   func(m *mixture, v *pair.Node) error
-}
-
-// mixture is a pair to which mishaps happen.
-type mixture struct {
-	*chaos
-	upgraded int
-}
-
-// signalled stops processes of a host for a while.
-func (m *mixture) signalled(v *pair.Node, which func(lab.Process) bool) error {
-	all, err := v.Processes()
-	if err != nil {
-		return err
-	}
-	var stopped []lab.Process
-	for _, p := range all {
-		if which(p) && unix.Kill(p.PID, unix.SIGSTOP) == nil {
-			stopped = append(stopped, p)
-		}
-	}
-	if len(stopped) == 0 {
-		return errors.New("no such process")
-	}
-	m.outage()
-	for _, p := range stopped {
-		if err := unix.Kill(p.PID, unix.SIGCONT); err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
-		}
-	}
-	return nil
-}
-
-// skfsProcess is one of skfs that runs as what.
-func skfsProcess(what string) func(lab.Process) bool {
-	return func(p lab.Process) bool {
-		return len(p.Args) > 1 && strings.HasPrefix(filepath.Base(p.Args[0]), "skfs") && p.Args[1] == what
-	}
-}
-
-// lost loses frames for a while.
-func (m *mixture) lost(from, to *pair.Node, networks ...string) error {
-	for _, on := range []bool{true, false} {
-		for _, network := range networks {
-			if err := m.Lab.Drop(from.Host, to.Host, network, on); err != nil {
-				return err
-			}
-		}
-		if on {
-			m.outage()
-		}
-	}
-	return nil
-}
-
-func (m *mixture) cut(v *pair.Node, networks ...string) error {
-	for _, network := range networks {
-		if err := v.LinkDown(network); err != nil {
-			return err
-		}
-	}
-	m.outage()
-	for _, network := range networks {
-		if err := v.LinkUp(network); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// full fills the disk under SAFEVAR for a while.
-func (m *mixture) full(v *pair.Node) error {
-	name := v.Path(pair.SafeVar + "/full")
-	f, err := os.Create(name)
-	if err != nil {
-		return err
-	}
-	block := make([]byte, 64<<10)
-	for err == nil {
-		_, err = f.Write(block)
-	}
-	f.Close()
-	if !errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("fill %s: %w", name, err)
-	}
-	m.outage()
-	return os.Remove(name)
-}
-
-// upgrade puts another binary in the place of the node's and starts its daemon again.
-func (m *mixture) upgrade(v *pair.Node) error {
-	m.upgraded++
-	to := fmt.Sprintf("%s.%d", skfs, m.upgraded)
-	in, err := os.Open(skfs)
-	if err != nil {
-		return err
-	}
-	defer in.Close()
-	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(out, in)
-	if err := errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	ctx, stop := context.WithTimeout(m.t.Context(), patience)
-	defer stop()
-	return v.Upgrade(ctx, to)
-}
-
-// trouble makes the next script of a host do something before its work, by a swap.
-func (m *mixture) trouble(v *pair.Node, commands string) error {
-	for _, n := range m.Nodes {
-		if err := os.WriteFile(n.Path("/run/trouble"), []byte(commands+"\n"), 0o755); err != nil {
-			return err
-		}
-	}
-	ctx, stop := context.WithTimeout(m.t.Context(), patience)
-	defer stop()
-	mark, err := v.Mark(ctx)
-	if err == nil {
-		err = v.Do(ctx, "swap")
-	}
-	if err == nil {
-		err = v.AwaitLog(ctx, mark, "Begin of Swap", "Local state")
-	}
-	for _, n := range m.Nodes {
-		err = errors.Join(err, os.Remove(n.Path("/run/trouble")))
-	}
-	return err
-}
-
-var mishaps = []mishap{
-	{"daemon killed", func(m *mixture, v *pair.Node) error { return v.KillDaemon() }},
-	{"daemon paused", func(m *mixture, v *pair.Node) error { return m.signalled(v, skfsProcess("daemon")) }},
-	{"daemon upgraded", func(m *mixture, v *pair.Node) error { return m.upgrade(v) }},
-	{"replica killed", func(m *mixture, v *pair.Node) error {
-		role := "SECOND"
-		if v == m.primary() {
-			role = "PRIM"
-		}
-		i := slices.IndexFunc(faults, func(f fault) bool { return f.name == "replica killed" })
-		return faults[i].do(m.chaos, v, role)
-	}},
-	{"replica paused", func(m *mixture, v *pair.Node) error { return m.signalled(v, skfsProcess("replica")) }},
-	{"host paused", func(m *mixture, v *pair.Node) error {
-		if err := v.Pause(); err != nil {
-			return err
-		}
-		m.outage()
-		return v.Resume()
-	}},
-	{"host killed", func(m *mixture, v *pair.Node) error {
-		err := v.Kill()
-		m.outage()
-		return err
-	}},
-	{"power off", func(m *mixture, v *pair.Node) error {
-		err := v.PowerOff()
-		m.outage()
-		return err
-	}},
-	{"default cut", func(m *mixture, v *pair.Node) error { return m.cut(v, "default") }},
-	{"repli cut", func(m *mixture, v *pair.Node) error { return m.cut(v, "repli") }},
-	{"all networks cut", func(m *mixture, v *pair.Node) error { return m.cut(v, "default", "repli") }},
-	{"default lost one way", func(m *mixture, v *pair.Node) error { return m.lost(v, v.Peer(), "default") }},
-	{"repli lost one way", func(m *mixture, v *pair.Node) error { return m.lost(v, v.Peer(), "repli") }},
-	{"all lost one way", func(m *mixture, v *pair.Node) error { return m.lost(v, v.Peer(), "default", "repli") }},
-	{"disk of SAFEVAR full", func(m *mixture, v *pair.Node) error { return m.full(v) }},
-	{"scripts are slow", func(m *mixture, v *pair.Node) error { return m.trouble(v, "sleep 1") }},
-	{"stop script fails", func(m *mixture, v *pair.Node) error { return m.trouble(v, "test \"$1\" = start") }},
+	start, stop := ledger.Scripts((&lab.Lab{}).Self(), "files", dataDir)
+	c := pair.Config{Service: oneAddress, TimeoutMs: 1000, StopSecs: 3}
+	c.StartPrim, c.StopPrim = withTrouble(start, stop)
+	return c
 }
 
 // Mixed faults: after each the two hosts agree on who they are, one of them has the
-// address and the application, and both have the same data. How long clients outside
-// did not reach the address is told.
+// address and the application, nothing that was acknowledged to the clients is lost,
+// both have the same data, and nothing is left over. How long clients outside did not
+// reach the address is told.
 func TestMixedFaults(t *testing.T) {
 	if !long() {
 		t.Skip("takes E2E_LONG=1")
 	}
 	seed := randomSeed(t)
-	p := newPairOf(t, pair.Options{Config: mixed(), Var: lab.Disk{FS: "ext4", Size: 96 << 20}})
+	small := lab.Disk{FS: "ext4", Size: 256 << 20}
+	p := newPairOf(t, pair.Options{Config: mixed(), Var: lab.Disk{FS: "ext4", Size: 96 << 20}, Disk: small})
+	m := &mixture{chaos: &chaos{Pair: p, t: t, kind: "files", notes: filepath.Join(p.Lab.Dir(), "acknowledged"), next: 1,
+		rnd: rand.New(rand.NewPCG(seed, 3)), addrs: []string{net.JoinHostPort(vip4, ledger.Port)}, rest: 5 * time.Millisecond}}
+	own := m.addresses() // before the module has any
 	within(t, patience, p.Start)
-	m := &mixture{chaos: &chaos{Pair: p, t: t, rnd: rand.New(rand.NewPCG(seed, 3))}}
-	seen := watchReach(t, p.Client, answerPort, vip4)
-	type measured struct{ gaps, whole []time.Duration }
+	reached := watchReach(t, p.Client, ledger.Port, vip4)
+	type measured struct{ connections, answers, whole []time.Duration }
 	all := map[string]*measured{}
-	// The short form takes its faults from the whole list, others each time.
+	acked, split := 0, 0
+	mishaps := chosen(t)
 	n := rounds(t, 6, 500)
 	var order []int
 	for round := range n {
-		if len(order) == 0 {
+		if len(order) == 0 { // every fault comes to both roles before one comes again
 			order = m.rnd.Perm(2 * len(mishaps))
 		}
 		pick := order[0]
 		order = order[1:]
+		m.begin()
 		victim, role := m.primary(), "PRIM"
 		if pick%2 == 1 {
 			victim, role = victim.Peer(), "SECOND"
@@ -245,21 +68,51 @@ func TestMixedFaults(t *testing.T) {
 		name := f.name + " on " + role
 		begun := time.Now()
 		if err := f.do(m, victim); err != nil {
-			t.Fatalf("round %d: %s: %v", round, name, err)
+			t.Fatalf("round %d: %s: %v\n%s", round, name, err, m.Logs())
 		}
 		whole := m.settle().Sub(begun)
-		m.audit(round, name)
-		gap := seen.gaps(t, "", begun)
+		gap := reached.gaps(t, "", begun)
+		load, aside := m.end()
+		if aside > 0 && !slices.Contains(apart, f.name) {
+			t.Fatalf("round %d: after %s: %d acknowledged entries were kept aside, although the hosts heard each other\n%s", round, name, aside, m.Logs())
+		}
+		acked, split = acked+load.Acked, split+aside
+		if wrong := m.audit(own); len(wrong) > 0 {
+			t.Fatalf("round %d: after %s: %s\n%s", round, name, strings.Join(wrong, "; "), m.Logs())
+		}
+		if round%10 == 9 && aside == 0 { // else it is done
+			m.purge()
+		}
 		if all[name] == nil {
 			all[name] = &measured{}
 		}
-		all[name].gaps, all[name].whole = append(all[name].gaps, gap), append(all[name].whole, whole)
-		t.Logf("round %d: %s: clients waited %v, whole again after %v", round, name, gap.Round(time.Millisecond), whole.Round(time.Millisecond))
+		seen := all[name]
+		seen.connections, seen.answers, seen.whole = append(seen.connections, gap), append(seen.answers, load.Gap), append(seen.whole, whole)
+		t.Logf("round %d: %s: clients waited %v for a connection and %v for an answer, whole again after %v", round, name,
+			gap.Round(time.Millisecond), load.Gap.Round(time.Millisecond), whole.Round(time.Millisecond))
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		t.Logf("%-28s %3d times, clients waited %s, whole again after %s", name, len(all[name].gaps), spread(all[name].gaps), spread(all[name].whole))
+		seen := all[name]
+		t.Logf("%-45s %3d times, clients waited %s for a connection and %s for an answer, whole again after %s", name, len(seen.whole),
+			spread(seen.connections), spread(seen.answers), spread(seen.whole))
 	}
+	t.Logf("%d rounds, %d entries acknowledged, %d of them by a host that had to give way and kept them aside", n, acked, split)
+	m.auditNotices(own)
 	m.nothingLeft()
+}
+
+// chosen are the mishaps that E2E_FAULTS selects, or all.
+func chosen(t *testing.T) []mishap {
+	t.Helper()
+	pattern, err := regexp.Compile(os.Getenv("E2E_FAULTS"))
+	if err != nil {
+		t.Fatalf("E2E_FAULTS: %v", err)
+	}
+	some := slices.DeleteFunc(slices.Clone(mishaps), func(m mishap) bool { return !pattern.MatchString(m.name) })
+	if len(some) == 0 {
+		t.Fatalf("E2E_FAULTS: no fault matches %s", pattern)
+	}
+	return some
 }
 
 // spread shows the middle and the end of some durations.
@@ -296,43 +149,173 @@ func (m *mixture) settle() (since time.Time) {
 	}
 }
 
-// audit says what must hold after every fault.
-func (m *mixture) audit(round int, name string) {
+// end stops the load. Everything acknowledged must be there; what is not must have been
+// kept aside by a host that gave way, since two that hear nothing of each other both
+// serve (§4.2.10). Both must have the same on disk.
+func (m *mixture) end() (load ledger.Summary, aside int) {
 	m.t.Helper()
-	prim := m.primary()
-	i := slices.Index(m.Nodes[:], prim)
-	deadline := time.Now().Add(patience)
-	var wrong []string
-	for {
-		wrong = nil
-		for k, n := range m.Nodes {
-			_, err := os.Stat(n.Path("/run/application"))
-			if running := err == nil; running != (k == i) {
-				wrong = append(wrong, fmt.Sprintf("the application runs on %s: %v", n.Name(), running))
-			}
-			if has := held(m.t, m.Pair, k, vip4); has != (k == i) {
-				wrong = append(wrong, fmt.Sprintf("%s has the address: %v", n.Name(), has))
-			}
-			st, err := n.State(m.t.Context())
-			other, err2 := n.Peer().State(m.t.Context())
-			if err := errors.Join(err, err2); err != nil {
+	load = m.stop()
+	if v := m.check(); !v.OK() {
+		kept := map[uint64]bool{}
+		for _, n := range m.Nodes {
+			dir, err := n.Backing(dataDir + "/.skfs/quarantine")
+			if err != nil {
 				m.t.Fatal(err)
 			}
-			if st.Remote != other.State {
-				wrong = append(wrong, fmt.Sprintf("%s says of %s that it is %s, it is %s", n.Name(), n.Peer().Name(), st.Remote, other.State))
+			found, err := ledger.Kept(dir)
+			if err != nil {
+				m.t.Fatal(err)
 			}
+			maps.Copy(kept, found)
 		}
-		// What a node says of the other comes with the next heartbeat.
-		if len(wrong) == 0 || time.Now().After(deadline) {
-			break
+		lost := slices.DeleteFunc(slices.Clone(v.Missing), func(id uint64) bool { return kept[id] })
+		if len(lost) > 0 {
+			m.t.Fatalf("acknowledged entries are lost: %v; %d of them are not kept aside either: %v", v, len(lost), lost[:min(10, len(lost))])
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	if len(wrong) > 0 {
-		m.t.Fatalf("round %d: after %s, %s is PRIM: %s\n%s", round, name, prim.Name(), strings.Join(wrong, "; "), m.Logs())
-	}
-	if err := os.WriteFile(prim.Path(filepath.Join("/replicated", fmt.Sprint("round", round))), []byte(name), 0o644); err != nil {
-		m.t.Fatalf("round %d: after %s: %v", round, name, err)
+		aside = len(v.Missing)
+		m.purge()
 	}
 	same(m.t, m.Pair)
+	return load, aside
+}
+
+// purge is that of chaos; what was kept aside goes, too.
+func (m *mixture) purge() {
+	m.t.Helper()
+	m.chaos.purge()
+	for _, n := range m.Nodes {
+		within(m.t, patience, func(ctx context.Context) error { return n.Do(ctx, "splitbrain", "purge", "all") })
+	}
+}
+
+// addresses are the IPv4 addresses of each host.
+func (m *mixture) addresses() (all [2][]string) {
+	m.t.Helper()
+	for i, n := range m.Nodes {
+		for line := range strings.Lines(run(m.t, n.Host, "ip", "-o", "-4", "addr", "show")) {
+			if fields := strings.Fields(line); len(fields) > 3 {
+				all[i] = append(all[i], fields[1]+" "+fields[3])
+			}
+		}
+		slices.Sort(all[i])
+	}
+	return all
+}
+
+// audit says what is not as it must be after every fault. What the hosts' own
+// addresses are is own.
+func (m *mixture) audit(own [2][]string) []string {
+	m.t.Helper()
+	// What a node says of the other comes with the next heartbeat, and the last
+	// processes of a script may still be ending.
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if wrong := m.look(own); len(wrong) == 0 || time.Now().After(deadline) {
+			return wrong
+		}
+	}
+}
+
+// look says what of it is not so now.
+func (m *mixture) look(own [2][]string) (wrong []string) {
+	m.t.Helper()
+	prim := slices.Index(m.Nodes[:], m.primary())
+	addresses := m.addresses()
+	for i, n := range m.Nodes {
+		want := slices.Clone(own[i])
+		if i == prim {
+			want = append(want, "eth0 "+vip4+"/24")
+			slices.Sort(want)
+		}
+		if !slices.Equal(addresses[i], want) {
+			wrong = append(wrong, fmt.Sprintf("%s has the addresses %q, expected %q", n.Name(), addresses[i], want))
+		}
+		st, err := n.State(m.t.Context())
+		other, err2 := n.Peer().State(m.t.Context())
+		if err := errors.Join(err, err2); err != nil {
+			m.t.Fatal(err)
+		}
+		if st.Remote != other.State {
+			wrong = append(wrong, fmt.Sprintf("%s says of %s that it is %s, it is %s", n.Name(), n.Peer().Name(), st.Remote, other.State))
+		}
+		odd, err := leftOver(n, i == prim)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		wrong = append(wrong, odd...)
+	}
+	return wrong
+}
+
+// Descriptors that a process of skfs may have: those of the daemon do not depend on what
+// it has been through; a replica keeps up to 1024 objects open.
+const (
+	daemonFiles  = 150
+	replicaFiles = 1024 + 200
+)
+
+// leftOver says which processes, mounts and descriptors a host has too many or too few:
+// there must be a daemon, a replica with a mount, the application on the primary, and
+// nothing else.
+func leftOver(n *pair.Node, prim bool) (wrong []string, err error) {
+	all, err := n.Processes()
+	if err != nil {
+		return nil, err
+	}
+	applications, daemons, replicas := 0, 0, 0
+	self := (&lab.Lab{}).Self()[0]
+	for _, p := range all {
+		limit := 0
+		switch {
+		case p.Args[0] == self:
+			applications++
+		case skfsProcess("daemon")(p):
+			daemons++
+			limit = daemonFiles
+		case skfsProcess("replica")(p):
+			replicas++
+			limit = replicaFiles
+		default:
+			wrong = append(wrong, fmt.Sprintf("%s runs %v", n.Name(), p))
+		}
+		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.PID))
+		if err == nil && limit > 0 && len(files) > limit {
+			wrong = append(wrong, fmt.Sprintf("%v of %s has %d descriptors", p, n.Name(), len(files)))
+		}
+	}
+	want := 0
+	if prim {
+		want = 1
+	}
+	if applications != want || daemons != 1 || replicas != 1 {
+		wrong = append(wrong, fmt.Sprintf("on %s %d applications, %d daemons and %d replicas run, expected %d, 1 and 1", n.Name(), applications, daemons, replicas, want))
+	}
+	mounts, err := n.Mounts()
+	mounts = slices.DeleteFunc(mounts, func(mount lab.Mount) bool { return !strings.HasPrefix(mount.FS, "fuse") })
+	if len(mounts) != 1 || mounts[0].Path != dataDir {
+		wrong = append(wrong, fmt.Sprintf("%s has the mounts %v, expected one on %s", n.Name(), mounts, dataDir))
+	}
+	return wrong, err
+}
+
+// auditNotices says that the audit does notice what is not as it must be.
+func (m *mixture) auditNotices(own [2][]string) {
+	m.t.Helper()
+	second := m.primary().Peer()
+	run(m.t, second.Host, "ip", "addr", "add", vip4+"/24", "dev", "eth0")
+	if len(m.look(own)) == 0 {
+		m.t.Error("the audit does not notice a second holder of the address")
+	}
+	run(m.t, second.Host, "ip", "addr", "del", vip4+"/24", "dev", "eth0")
+	left, err := second.Start(second.Command(m.t.Context(), "sleep", "1000000"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if len(m.look(own)) == 0 {
+		m.t.Error("the audit does not notice a process that was left over")
+	}
+	unix.Kill(left.PID(), unix.SIGKILL)
+	left.Wait()
+	if wrong := m.audit(own); len(wrong) > 0 {
+		m.t.Errorf("the audit still finds %v", wrong)
+	}
 }

@@ -2,8 +2,12 @@ package ledger
 
 import (
 	"bufio"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 )
 
 // Verdict is what Check found.
@@ -57,4 +61,26 @@ func compare(found map[uint64]bool, notes string) (Verdict, error) {
 		}
 	}
 	return v, lines.Err()
+}
+
+// Kept finds the entries that whole files of a store of plain files have, wherever they
+// are below dir and whatever their names; there may be no dir.
+func Kept(dir string) (map[uint64]bool, error) {
+	kept := map[uint64]bool{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		for ; len(data) >= recordLen; data = data[recordLen:] {
+			if id := binary.LittleEndian.Uint64(data); string(data[:recordLen]) == string(record(id)) {
+				kept[id] = true
+			}
+		}
+		return err
+	})
+	return kept, err
 }

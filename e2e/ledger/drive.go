@@ -35,10 +35,11 @@ type Summary struct {
 
 // DriveSpec says what Drive does.
 type DriveSpec struct {
-	Addrs   []string // where the application may be, host:port
-	Notes   string   // file for the acknowledged numbers, one a line
-	Workers int      // connections at once
-	First   uint64   // the first number; those of one ledger must not repeat
+	Addrs   []string      // where the application may be, host:port
+	Notes   string        // file for the acknowledged numbers, one a line
+	Workers int           // connections at once
+	First   uint64        // the first number; those of one ledger must not repeat
+	Pause   time.Duration // of a worker after each entry
 
 	Postgres bool // the application is a PostgreSQL server instead of Serve
 }
@@ -171,6 +172,9 @@ func (d *driver) ask(ctx context.Context, s session) {
 			return
 		}
 		d.acked(id)
+		if d.spec.Pause > 0 {
+			time.Sleep(d.spec.Pause)
+		}
 	}
 }
 

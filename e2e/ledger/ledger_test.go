@@ -107,6 +107,26 @@ func TestLossIsNoticed(t *testing.T) {
 	}
 }
 
+// What was kept aside is found under other names, and without what is gone.
+func TestKept(t *testing.T) {
+	dir, _ := fill(t, "files", 100)
+	for from, to := range map[string]string{"made/13": "7", "log0": "8"} {
+		if err := os.Rename(filepath.Join(dir, from), filepath.Join(dir, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(filepath.Join(dir, "made/14")); err != nil {
+		t.Fatal(err)
+	}
+	kept, err := Kept(dir)
+	if err != nil || len(kept) != 99 || !kept[13] || kept[14] {
+		t.Errorf("%d entries are found, 13: %v, 14: %v; expected all of 100 but 14; %v", len(kept), kept[13], kept[14], err)
+	}
+	if kept, err := Kept(filepath.Join(dir, "nothing")); err != nil || len(kept) > 0 {
+		t.Errorf("without a directory: %v, %v", kept, err)
+	}
+}
+
 func exec1(dir, statement string) error {
 	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "ledger.db"))
 	if err != nil {

@@ -21,6 +21,7 @@ type Config struct {
 	Service   string            // more tags of <service>, such as <vip>
 	Programs  map[string]string // more files of the module's bin, by name
 	MaxLoop   int               // automatic restarts before the module stops, default 1000
+	StopSecs  int               // how long a stop script may take, called nicely and with force, default 30
 }
 
 func (c Config) withDefaults() Config {
@@ -35,6 +36,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.MaxLoop == 0 {
 		c.MaxLoop = 1000 // hosts are killed far more often here than anywhere else
+	}
+	if c.StopSecs == 0 {
+		c.StopSecs = 30
 	}
 	if c.TimeoutMs == 0 {
 		c.TimeoutMs = 2500
@@ -77,11 +81,12 @@ func (c Config) userconfig() string {
 		}
 		b.WriteString("      </replicated>\n")
 	}
-	b.WriteString("    </rfs>\n" + c.Service + `
-    <user nicestoptimeout="30" forcestoptimeout="30" logging="userlog"/>
+	fmt.Fprintf(&b, `    </rfs>
+%s
+    <user nicestoptimeout="%d" forcestoptimeout="%[2]d" logging="userlog"/>
   </service>
 </safe>
-`)
+`, c.Service, c.StopSecs)
 	return b.String()
 }
 
