@@ -89,13 +89,14 @@ const (
 // costs the pair.
 type table struct {
 	*pair.Pair
-	t      *testing.T
-	kind   returnKind
-	n      int // rows begun
-	failed int
-	acked  uint64 // the last entry in the stores
-	loaded uint64 // the last entry that a load has asked for
-	recent []spent
+	t       *testing.T
+	kind    returnKind
+	n       int // rows begun
+	failed  int
+	acked   uint64 // the last entry in the stores
+	counted uint64 // of acked, in recent
+	loaded  uint64 // the last entry that a load has asked for
+	recent  []spent
 }
 
 // spent is what changed in the tree at a time.
@@ -222,7 +223,7 @@ func (tab *table) open() {
 		Disk: diskOf(tab.kind.fs, size),
 		Var:  diskOf(tab.kind.fs, minDisk),
 	})
-	tab.acked, tab.loaded, tab.recent = 0, 0, nil
+	tab.acked, tab.counted, tab.loaded, tab.recent = 0, 0, 0, nil
 	within(tab.t, 2*patience, func(ctx context.Context) error {
 		a, b := tab.Nodes[0], tab.Nodes[1]
 		if err := a.Do(ctx, "prim"); err != nil {
@@ -279,10 +280,13 @@ func (tab *table) abandon() {
 	tab.Pair = nil
 }
 
-// spend remembers that everything below dir on a host has changed.
+// spend remembers that everything below dir on a host has changed, and what has been
+// acknowledged since.
 func (tab *table) spend(n *pair.Node, dir string) spent {
 	s := spent{at: time.Now()}
 	s.bytes, s.files = sizeOf(n.Path(dir))
+	s.files += int64(tab.acked - tab.counted) // entries are noted, too
+	tab.counted = tab.acked
 	tab.recent = append(tab.recent, s)
 	return s
 }
