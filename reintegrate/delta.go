@@ -25,7 +25,9 @@ const maxSegment = 1 << 20
 
 // compare reads [off, end) of f into buf, which is at least as long, and returns
 // what has to be sent. Holes stay holes: of a block that differs the stored parts
-// are sent, and what is a hole here is punched where SECOND may have bytes. off is
+// are sent, and what is a hole here is punched where SECOND may have bytes. Zeros that
+// are stored here and a hole there are sent, too: an application that has written them
+// in order to have the room later has it on both hosts. off is
 // a multiple of blockSize. No segment of bytes is longer than most, if that is no
 // less than a block. The segments refer to buf.
 func compare(f File, off, end int64, blockSize int, most int64, t theirs, buf []byte) (delta, error) {
@@ -49,7 +51,6 @@ func compare(f File, off, end int64, blockSize int, most int64, t theirs, buf []
 		case err != nil:
 			return d, err
 		case !stored && theirHole,
-			stored && theirHole && allZero(block),
 			stored && known && !theirHole && hashBlock(block) == h:
 			d.compared += to - off
 		default:
@@ -116,13 +117,4 @@ func (d *delta) add(r Range, data []byte) {
 		}
 	}
 	d.segments = append(d.segments, segment{r, data})
-}
-
-func allZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
-	}
-	return true
 }

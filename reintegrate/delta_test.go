@@ -99,6 +99,26 @@ func TestSparse(t *testing.T) {
 	}
 }
 
+// TestStoredZeros: what is stored here is stored there, zeros too.
+func TestStoredZeros(t *testing.T) {
+	tr, ours, yours := newTree(0), &node{}, &node{}
+	for _, n := range []*node{ours, yours} {
+		n.resize(1000)
+	}
+	ours.write(0, make([]byte, 1000))
+	hs, err := hashRange(file{tr, yours}, 0, 1000, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := compare(file{tr, ours}, 0, 1000, 100, maxSegment, theirs{hs, 10}, make([]byte, 1000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.bytes() != 1000 {
+		t.Errorf("%d bytes are sent into a hole, expected the 1000 zeros that are stored here", d.bytes())
+	}
+}
+
 // TestFD: the ranges of a real file are its bytes.
 func TestFD(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
