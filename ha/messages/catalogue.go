@@ -141,6 +141,7 @@ var catalogue = []message{
 	{"node {} is synchronized: {} copy: {}", "le nœud {} est synchronisé : copie {} : {}"},
 	{"the primary was lost before it could say whether what failed here failed there too ({} of {}, {} operations in all): the data of this node may lack it",
 		"le primaire a été perdu avant d'avoir pu dire si ce qui a échoué ici y a aussi échoué ({} de {}, {} opérations en tout) : il peut manquer aux données de ce nœud"},
+	{"the end of the synchronization: {}", "la fin de la synchronisation : {}"},
 	{"node {}: {}", "nœud {} : {}"},
 	{"{} of {} ended here with {} and on node {} with {}", "{} de {} s'est terminé ici avec {} et sur le nœud {} avec {}"},
 	{"the stream to node {} ended: {}", "le flux vers le nœud {} s'est terminé : {}"},
