@@ -420,7 +420,11 @@ func (s *trip) must(err error) {
 // within does something with a deadline.
 func (s *trip) within(do func(context.Context) error) {
 	s.t.Helper()
-	within(s.t, patience, do)
+	d := patience
+	if long() { // 10 GB, 500,000 names
+		d *= 10
+	}
+	within(s.t, d, do)
 }
 
 // roles waits until one host is PRIM and the other SECOND, and names them.
