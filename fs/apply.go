@@ -87,7 +87,7 @@ func (t *Tree) applyFsync(o *object) error {
 	if o.typ != unix.S_IFREG {
 		return t.fsync(o, -1, false)
 	}
-	return t.withWriter(o, -1, unix.Fdatasync)
+	return t.withWriter(o, -1, func(fd int) error { return flush(unix.Fdatasync, fd) })
 }
 
 func (t *Tree) setMtime(o *object, mtime journal.Time) error {

@@ -416,7 +416,16 @@ func (t *Tree) fsync(o *object, fd int, dataOnly bool) error {
 		defer unix.Close(fd)
 	}
 	if dataOnly {
-		return unix.Fdatasync(fd)
+		return flush(unix.Fdatasync, fd)
 	}
-	return unix.Fsync(fd)
+	return flush(unix.Fsync, fd)
+}
+
+// flush calls fsync or fdatasync. A signal is no failure.
+func flush(call func(fd int) error, fd int) error {
+	for {
+		if err := call(fd); err != unix.EINTR {
+			return err
+		}
+	}
 }

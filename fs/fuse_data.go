@@ -359,13 +359,25 @@ func (f *FS) sync(x *file, dataOnly bool) fuse.Status {
 	o := x.o
 	if !o.named() || !o.replicated() || !f.gate.Writable() {
 		o.flushed.Store(true)
-		return status(f.tree.fsync(o, x.fd, dataOnly))
+		return status(f.syncHere(x, dataOnly))
 	}
 	op := &journal.Op{Kind: journal.KindFsync, Tree: f.tree.num, ID: o.id}
 	if dataOnly {
 		op.Flags = journal.FsyncDataOnly
 	}
 	return status(f.gate.fsync(op, func() error { return f.tree.fsync(o, x.fd, dataOnly) }))
+}
+
+// syncHere flushes what is no other host's business, or not now.
+func (f *FS) syncHere(x *file, dataOnly bool) error {
+	if f.gate.Failed() != nil {
+		return unix.EIO
+	}
+	err := f.tree.fsync(x.o, x.fd, dataOnly)
+	if err != nil && err != unix.EINVAL && x.o.replicated() && f.gate.Writable() { // it may get a name
+		f.gate.suspect(err)
+	}
+	return err
 }
 
 // Release implements fuse.RawFileSystem.

@@ -1,6 +1,7 @@
 package fs
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -79,6 +80,29 @@ type Gate struct {
 	// Suspect is called when an fsync has failed here or on the peer: what is
 	// on that disk is not known any more (R13).
 	Suspect func(remote bool, err error)
+
+	failed atomic.Pointer[error] // see Fail
+}
+
+// Fail says that the disk of this host has failed: what is on it is not known. From
+// now on every change and every fsync fails, for the next one would find nothing
+// wrong: the kernel tells of a page that it could not write once, and drops it.
+func (g *Gate) Fail(err error) { g.failed.CompareAndSwap(nil, &err) }
+
+// Failed is why the gate has failed, nil if it has not.
+func (g *Gate) Failed() error {
+	if err := g.failed.Load(); err != nil {
+		return fmt.Errorf("the disk of this node has failed: %w", *err)
+	}
+	return nil
+}
+
+// suspect is called with an error of this host's disk.
+func (g *Gate) suspect(err error) {
+	g.Fail(err)
+	if g.Suspect != nil {
+		g.Suspect(false, err)
+	}
 }
 
 type peer struct {
@@ -273,6 +297,10 @@ func (g *Gate) enter(ops ...*journal.Op) (ticket, syscall.Errno) {
 		g.mu.RUnlock()
 		return ticket{}, syscall.EROFS
 	}
+	if g.failed.Load() != nil {
+		g.mu.RUnlock()
+		return ticket{}, syscall.EIO
+	}
 	p := g.peer.Load()
 	if p == nil {
 		return g.enterAlone(ops)
@@ -328,9 +356,7 @@ func (g *Gate) note(ops []*journal.Op, durable bool) syscall.Errno {
 }
 
 func (g *Gate) cannotRecord(err error) syscall.Errno {
-	if g.Suspect != nil {
-		g.Suspect(false, err)
-	}
+	g.suspect(err)
 	return syscall.EIO
 }
 
@@ -462,6 +488,9 @@ func (g *Gate) post(op *journal.Op) bool {
 
 // fsync runs local while the peer does the same, and returns when both are done.
 func (g *Gate) fsync(op *journal.Op, local func() error) error {
+	if g.failed.Load() != nil {
+		return syscall.EIO
+	}
 	p := g.peer.Load()
 	var pending *journal.Pending
 	var lost error
@@ -475,8 +504,8 @@ func (g *Gate) fsync(op *journal.Op, local func() error) error {
 		}
 	}
 	err := local()
-	if err != nil && g.Suspect != nil {
-		g.Suspect(false, err)
+	if err != nil && err != syscall.EINVAL { // which is no failure of a disk
+		g.suspect(err)
 	}
 	if pending != nil && lost == nil {
 		var r journal.Result

@@ -532,7 +532,21 @@ func (t *Tree) OpenData(id journal.FileID) (*Data, error) {
 	if err != nil {
 		return nil, gone(err)
 	}
+	if t.doubted.Load() {
+		unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	}
 	return &Data{fd}, nil
+}
+
+// Doubt says whether OpenData is to read what is on disk. A page that could not be
+// written stays in the cache with its new content, as if it had been: compared with
+// the primary's it would be right, until it is dropped one day.
+// What is still to be written is written before, and what was not is heard of once more:
+// none of that counts, the content is about to be compared.
+func (t *Tree) Doubt(whether bool) {
+	if t.doubted.Store(whether); whether {
+		unix.Syncfs(t.root)
+	}
 }
 
 // Punch makes a range of a regular file a hole.

@@ -43,6 +43,9 @@ type Tree struct {
 	private   *boundary    // of what is not
 	moving    sync.RWMutex // see border
 
+	// doubted: what the page cache holds may not be what is on disk, see Doubt.
+	doubted atomic.Bool
+
 	// assign: objects without an identity get one when they are met. It is off
 	// on SECOND, where identities come from the primary.
 	assign atomic.Bool

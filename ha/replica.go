@@ -132,8 +132,8 @@ const (
 	PeerJoined
 	// Synced: the second's data is the primary's, and stays so (both sides say so).
 	Synced
-	// ReplicaFailed: the replica cannot go on (R13: a failed fsync…). Text says
-	// why; it ends by itself.
+	// ReplicaFailed: the replica cannot go on (R13: a failed fsync…). Text says why. The
+	// module is to be stopped and started; until then every change fails.
 	ReplicaFailed
 	// ReplicaLog: a line for the module log: Level, Source, Text.
 	ReplicaLog

@@ -275,7 +275,8 @@ func (m *machine) told(e ReplicaEvent) {
 		return
 	case ReplicaFailed:
 		m.say("nfsadmin", "The replication process cannot go on: "+e.Text)
-		return // it ends; Gone follows
+		m.again("nfsadmin") // a second that is in sync takes over (R13)
+		return
 	}
 	if e.Epoch != m.Epoch && !(e.Kind == PeerLost && !m.Reign) {
 		return

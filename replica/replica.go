@@ -233,8 +233,12 @@ func (r *Replica) openLog() (*journal.ReceiveLog, error) {
 	return journal.OpenReceiveLog(r.logDir(), journal.ReceiveLogOptions{Flush: r.syncTrees})
 }
 
-// syncTrees flushes every backing file system.
+// syncTrees flushes every backing file system. After a failure it does not say that
+// all is well.
 func (r *Replica) syncTrees() error {
+	if err := r.gate.Failed(); err != nil {
+		return err
+	}
 	for _, f := range r.trees {
 		if err := f.Tree().Sync(); err != nil {
 			return err
@@ -285,7 +289,25 @@ func (r *Replica) suspect(remote bool, err error) {
 		}
 		return
 	}
+	r.gate.Fail(err)
+	if derr := r.doubt(); derr != nil {
+		err = fmt.Errorf("%w; %w", err, derr)
+	}
 	r.events.send(Event{Kind: EventFailed, Epoch: r.epoch(), Text: fmt.Sprintf("fsync failed on this node (%v): what is on its disk is not known", err)})
+}
+
+// doubt records that the data of this host is not what its record says: the other
+// one has it, so all of it is compared when this one is a second again. Data that is
+// surely the newest has nobody else.
+func (r *Replica) doubt() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.state
+	if s.Role == RoleAlone || s.Role == RoleNone {
+		return nil
+	}
+	s.Strange = true
+	return r.record(s)
 }
 
 func (r *Replica) epoch() uint64 {
@@ -342,6 +364,9 @@ func (r *Replica) Promote(ctx context.Context, epoch uint64, force Force) error 
 
 // mayRule returns why this host may not be the primary of epoch. mu is held.
 func (r *Replica) mayRule(epoch uint64, force Force) error {
+	if err := r.gate.Failed(); err != nil {
+		return err
+	}
 	switch {
 	case !r.state.Consistent() && force < ForcePrimforce:
 		return ErrInconsistent
@@ -480,6 +505,10 @@ func (r *Replica) Demote(ctx context.Context) error {
 		r.mu.Unlock()
 		return nil
 	}
+	if err := r.gate.Failed(); err != nil { // what the second has is better
+		r.mu.Unlock()
+		return fmt.Errorf("demote: %w", err)
+	}
 	r.turns = true
 	l := r.link
 	inSync := l != nil && !l.copying()
@@ -543,8 +572,8 @@ func (r *Replica) Demote(ctx context.Context) error {
 // Stop ends the process: see ha.Replica.
 func (r *Replica) Stop(ctx context.Context, clean bool) error {
 	if clean {
-		if err := r.stopClean(ctx); err != nil {
-			return err
+		if err := r.stopClean(ctx); err != nil { // the record says what the data is worth
+			r.log("E", "nfsadmin", "%v", err)
 		}
 	}
 	r.mu.Lock()
@@ -558,10 +587,7 @@ func (r *Replica) stopClean(ctx context.Context) error {
 	prim := r.prim
 	r.mu.Unlock()
 	if prim {
-		if err := r.Demote(ctx); err != nil {
-			r.log("E", "nfsadmin", "%v", err)
-		}
-		return r.syncTrees()
+		return errors.Join(r.Demote(ctx), r.syncTrees())
 	}
 	r.cmd.Lock()
 	defer r.cmd.Unlock()

@@ -298,6 +298,9 @@ func (f *follower) beginCopy(n uint64) error {
 		return err
 	}
 	how := f.plan.Copy
+	for _, x := range r.trees {
+		x.Tree().Doubt(how == journal.CopyFull)
+	}
 	if f.plan.Fresh { // interrupted, it can be nothing but begun anew
 		how = journal.CopyFull
 		for _, x := range r.trees {

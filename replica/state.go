@@ -63,6 +63,12 @@ func (s State) Rank(booted, logs bool) int {
 	switch s.Role {
 	case RoleAlone:
 		return 6
+	case RoleConnected, RoleSecond:
+		if s.Strange { // its disk has failed, or it is another one
+			return 0
+		}
+	}
+	switch s.Role {
 	case RoleConnected:
 		if booted {
 			return 2
