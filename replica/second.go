@@ -405,7 +405,7 @@ func (f *follower) inSync(op *journal.Op) error {
 		err = r.notes.Clear(f.atJoin)
 	}
 	if err != nil {
-		r.events.send(Event{Kind: EventFailed, Epoch: uint64(epoch), Text: err.Error()})
+		r.log("E", "nfsadmin", "the end of the synchronization: %v", err) // it joins again
 		return err
 	}
 	f.opts = FollowOptions{}
