@@ -237,6 +237,23 @@ func (h *host) awaitNeighbour(a string, mac net.HardwareAddr, cause func()) {
 	})
 }
 
+// neighbour is the MAC that the host's cache has for a.
+func (h *host) neighbour(a string) (mac string) {
+	h.t.Helper()
+	h.do(func() {
+		l, err := netlink.LinkByName("eth0")
+		h.must("eth0", err)
+		all, err := netlink.NeighList(l.Attrs().Index, netlink.FAMILY_ALL)
+		h.must("neighbours", err)
+		for _, n := range all {
+			if n.IP.Equal(net.ParseIP(a)) {
+				mac = n.HardwareAddr.String()
+			}
+		}
+	})
+	return mac
+}
+
 // claims opens what the host itself says and hears of an address on its link.
 func (h *host) claims(a Address) (c claims) {
 	h.t.Helper()
