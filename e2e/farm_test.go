@@ -301,7 +301,7 @@ func (s *farmers) pings(mode string, members ...int) {
 	}
 }
 
-// §4.3.1 to 4.3.7 and 4.3.9.
+// §4.3.1 to 4.3.9.
 func TestFarmInvisible(t *testing.T) { farmScenarios(t, "vmac_invisible") }
 func TestFarmDirected(t *testing.T)  { farmScenarios(t, "vmac_directed") }
 
@@ -323,6 +323,7 @@ func farmScenarios(t *testing.T, mode string) {
 	s.asks(everybody...)
 	s.bitmaps(everybody...)
 	s.pings(mode, everybody...)
+	s.resolves(mode, everybody...)
 	s.up(0, everybody...)
 	t.Run("a member is stopped", func(t *testing.T) { // §4.3.2
 		s := farming(t, f)
@@ -380,6 +381,36 @@ func farmScenarios(t *testing.T, mode string) {
 		s.asks(everybody...)
 		within(t, patience, func(ctx context.Context) error { return n.Absent(ctx, s.marks[last], "Script ") })
 	})
+	t.Run("a host is shut down", func(t *testing.T) { // §4.3.8
+		s := farming(t, f)
+		s.do(last, "boot", "on")
+		within(t, patience, func(ctx context.Context) error {
+			_, err := f.Nodes[last].Skfs(ctx, "shutdown")
+			return err
+		})
+		s.logged(last, "Action shutdown called by SYSTEM", "Script stop_both", "End of stop")
+		if err := f.Nodes[last].PowerOff(); err != nil {
+			t.Fatal(err)
+		}
+		s.share(others...)
+		s.asks(others...)
+		s.up(0, others...)
+		for i := range f.Nodes {
+			if i != last {
+				within(t, patience, func(ctx context.Context) error { return f.Nodes[i].Absent(ctx, s.marks[i], "Script ") })
+				s.mark(i)
+			}
+		}
+		within(t, patience, f.Nodes[last].BootNode)
+		address6(t, f.Nodes[last].Host, last+1)
+		s.logged(last, "End of stop", "Action start called at boot time", "Script start_both", "Local state UP green")
+		within(t, patience, func(ctx context.Context) error {
+			return f.Nodes[last].Absent(ctx, s.marks[last], "Previous halt unexpected")
+		})
+		s.share(everybody...)
+		s.asks(everybody...)
+		s.up(0, everybody...)
+	})
 	t.Run("a host loses its power", func(t *testing.T) { // §4.3.9
 		s := farming(t, f)
 		if err := f.Nodes[last].PowerOff(); err != nil {
@@ -388,7 +419,37 @@ func farmScenarios(t *testing.T, mode string) {
 		s.share(others...)
 		s.asks(others...)
 		s.up(0, others...)
+		for _, i := range others {
+			s.mark(i)
+		}
+		within(t, patience, f.Nodes[last].BootNode)
+		address6(t, f.Nodes[last].Host, last+1)
+		s.logged(last, "Previous halt unexpected", "Action start called at boot time", "Script start_both", "Local state UP green")
+		s.share(everybody...)
+		s.asks(everybody...)
 	})
+}
+
+// resolves is §4.3.4: the client finds the addresses at the virtual MAC, or at the MAC of
+// one of the members.
+func (s *farmers) resolves(mode string, members ...int) {
+	s.t.Helper()
+	macs := map[string]bool{}
+	if mode == "vmac_invisible" {
+		ip := net.ParseIP(farm4).To4()
+		macs[fmt.Sprintf("5a:fe:%02x:%02x:%02x:%02x", ip[0], ip[1], ip[2], ip[3])] = true
+	} else {
+		for _, i := range members {
+			macs[macOf(s.t, s.Nodes[i].Host, "eth0").String()] = true
+		}
+	}
+	for _, addr := range []string{farm4, farm6} {
+		out := run(s.t, s.Client, "ip", "neigh", "show", addr, "dev", "eth0")
+		_, rest, _ := strings.Cut(out, "lladdr ")
+		if mac, _, _ := strings.Cut(rest, " "); !macs[mac] {
+			s.t.Errorf("the client finds %s at %q (%q), expected one of %v", addr, mac, out, macs)
+		}
+	}
 }
 
 // up waits until host i says that these nodes of the cluster, and no others, are up
