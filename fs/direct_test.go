@@ -15,7 +15,6 @@ import (
 
 // syncs is a stream that takes everything and counts what is to be flushed.
 type syncs struct {
-	noStream
 	fsyncs atomic.Int64
 	flags  atomic.Uint32 // of the last
 }

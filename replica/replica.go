@@ -29,7 +29,7 @@ type Config struct {
 	Node     string
 	RFS      *conf.RFS
 	Listen   []string                // host:port to wait on for a second, as primary
-	Reload   func() (Dynamic, error) // reads what of it may change, for Configure; nil: nothing does
+	Reload   func() (Dynamic, error) `json:"-"` // reads what of it may change, for Configure; nil: nothing does
 	Socket   string                  // control socket
 	StateDir string                  // SAFEVAR/modules/AM
 	Degraded bool                    // serve the data here, never replicate (§5.6 of the guide)
