@@ -64,8 +64,3 @@ func (f *farm) counted(moved uint64, held []lbfilter.Bitmap) {
 	f.info.Held, f.info.HeldAt = held, moved
 	f.member.tell(f.info.encode())
 }
-
-// empty says that no bucket has a connection.
-func empty(held []lbfilter.Bitmap) bool {
-	return !slices.ContainsFunc(held, func(m lbfilter.Bitmap) bool { return m.Len() > 0 })
-}

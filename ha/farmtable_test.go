@@ -199,3 +199,30 @@ func TestFarmMACs(t *testing.T) {
 		}
 	}
 }
+
+// TestFarmHandedOver: who stops serving waits for what another one can take, and for
+// nothing else.
+func TestFarmHandedOver(t *testing.T) {
+	table := newFarmTable(t, map[string]int{"node1": 1})
+	table.infos[0], table.infos[1] = &farmInfo{Serving: true}, &farmInfo{Serving: true}
+	table.next()
+	table.infos[0].Serving = false
+	f := &farm{c: farmConf{membership: membershipConf{Self: "node1", Members: farmNames}}, policy: table.policy, table: table.next()}
+	f.view = memberView{View: group.View{Members: group.Set(0).With(0).With(1)}, Infos: []string{table.infos[0].encode(), table.infos[1].encode(), "", ""}}
+	if n := f.table.groups[1].Owner.Bitmap(0).Len(); n != lbfilter.Buckets {
+		t.Fatalf("node1 has %d buckets of the group in which nobody else has power", n)
+	}
+	if f.handedOver() {
+		t.Error("handed over before its connections were looked at")
+	}
+	f.info = farmInfo{HeldAt: f.table.moved, Held: make([]lbfilter.Bitmap, 2)}
+	f.info.Held[0].Set(7)
+	if f.handedOver() {
+		t.Error("handed over with a connection in the group that node2 serves")
+	}
+	f.info.Held[0] = lbfilter.Bitmap{}
+	f.info.Held[1].Set(7)
+	if !f.handedOver() {
+		t.Error("waits for a group that nobody else can serve")
+	}
+}

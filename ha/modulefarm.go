@@ -251,19 +251,33 @@ func (m *module) handOver(ctx context.Context, f *farm, kill <-chan struct{}) {
 }
 
 // handedOver says that this member, which does not serve any more, has nothing that
-// another one could take.
+// another one could take: in each group that somebody else can serve it has neither a
+// bucket nor a connection.
 func (f *farm) handedOver() bool {
-	if !f.table.has(f.self()) {
+	self := f.self()
+	if !f.table.has(self) {
 		return true
 	}
-	others := false
-	for i, text := range f.view.Infos {
-		others = others || i != int(f.self()) && f.view.View.Members.Has(i) && readFarmInfo(text).Serving
+	for g, group := range f.policy.Groups() {
+		switch {
+		case g >= len(f.table.groups) || !f.othersServe(group):
+		case f.table.groups[g].Owner.Bitmap(self).Len() > 0, f.info.HeldAt < f.table.moved:
+			return false
+		case g < len(f.info.Held) && f.info.Held[g].Len() > 0:
+			return false
+		}
 	}
-	if !others {
-		return true
+	return true
+}
+
+// othersServe says that another member that serves has a power in a group.
+func (f *farm) othersServe(g lbfilter.Group) bool {
+	for i, name := range f.c.membership.Members {
+		if i != int(f.self()) && f.view.View.Members.Has(i) && g.Power(name) > 0 && readFarmInfo(f.view.Infos[i]).Serving {
+			return true
+		}
 	}
-	return !f.table.owns(f.self()) && f.info.HeldAt >= f.table.moved && empty(f.info.Held)
+	return false
 }
 
 // farmResources are the load shares (§4.3.5).
