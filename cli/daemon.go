@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log"
 	"os"
 	"path/filepath"
@@ -29,6 +28,10 @@ func (a *App) daemon(c *cli.Context) (err error) {
 		return err
 	}
 	defer unlock()
+	manager, err := takeManager()
+	if err != nil {
+		return err
+	}
 	started := time.Now()
 	logger := log.New(a.err, "", log.LstdFlags|log.Lmsgprefix)
 	if err := a.prepareNode(); err != nil {
@@ -61,11 +64,14 @@ func (a *App) daemon(c *cli.Context) (err error) {
 	g.Go(func() error { return sup.Run(ctx) })
 	g.Go(func() error { nodes.Run(ctx); return nil })
 	g.Go(func() error { return server.Serve(ctx, listener) })
-	g.Go(func() error { return watchdog(ctx, sup) })
-	notify(logger, daemon.SdNotifyReady)
+	g.Go(func() error { return manager.watch(ctx, sup) })
+	manager.tell(logger, daemon.SdNotifyReady)
 	logger.Printf("skfs %s runs, SAFE=%s SAFEVAR=%s", Version, a.paths.Safe, a.paths.SafeVar)
 	<-ctx.Done()
-	notify(logger, daemon.SdNotifyStopping)
+	manager.tell(logger, daemon.SdNotifyStopping)
+	// Whatever hangs is left as if this process were killed, which is always allowed (R1).
+	late := time.AfterFunc(endPatience, func() { logger.Fatalf("it takes longer than %v to end", endPatience) })
+	defer late.Stop()
 	if err := g.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -83,35 +89,8 @@ func (a *App) self(node string, started time.Time) web.Node {
 	return n
 }
 
-func notify(logger *log.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		logger.Printf("notify systemd: %v", err)
-	}
-}
-
-// watchdog tells systemd, if it asks, that the loop of every module answers. One
-// that hangs makes systemd restart the daemon.
-func watchdog(ctx context.Context, sup *ha.Supervisor) error {
-	interval, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || interval == 0 {
-		return err
-	}
-	t := time.NewTicker(interval / 3)
-	defer t.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-t.C:
-		}
-		if err := sup.Ping(ctx); err != nil {
-			continue // no sign of life from who shows none
-		}
-		if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-			return fmt.Errorf("watchdog: %w", err)
-		}
-	}
-}
+// endPatience is how long the daemon may take to end after SIGTERM.
+const endPatience = 30 * time.Second
 
 // prepareNode makes the directories of an installation, the templates, SAFE/skfs and
 // SAFE/safekit, and the special commands in SAFEBIN, which scripts call.

@@ -18,7 +18,9 @@
 //   - Output for people goes to standard output, errors go to standard error and
 //     start with "Error: ". With --json the output of reading commands is JSON.
 //   - The end of the daemon, by SIGTERM or by force, leaves replicas and
-//     applications running (R1).
+//     applications running (R1). So does a restart of the unit; when systemd stops it
+//     for good, or goes down, modules are stopped (shutdown --unit, systemd.go).
+//   - Applications do not see what systemd tells the daemon in its environment.
 //
 // # Assumptions
 //

@@ -38,7 +38,8 @@ func (a *App) processCommands() []*cli.Command {
 		},
 		{
 			Name: "shutdown", Usage: "stop all modules",
-			Flags:  []cli.Flag{flagTimeout()},
+			Flags: []cli.Flag{flagTimeout(),
+				&cli.StringFlag{Name: "unit", Usage: "only if systemd stops `NAME`, and not if it restarts it; called by that unit", Hidden: true}},
 			Action: a.shutdown,
 		},
 		{
@@ -130,6 +131,14 @@ func (a *App) shutdown(c *cli.Context) error {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, limit)
 		defer cancel()
+	}
+	if unit := c.String("unit"); unit != "" {
+		stops, err := unitStops(ctx, unit)
+		if err != nil {
+			a.warn([]string{fmt.Sprintf("%v: modules are stopped", err)})
+		} else if !stops {
+			return nil
+		}
 	}
 	ms, err := a.client.Modules(ctx)
 	if err != nil {

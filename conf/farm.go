@@ -49,6 +49,7 @@ func (s *scanner) farm(n *node, c *Cluster) *FarmTopology {
 			if len(nodes) > maxFarmMembers {
 				s.addf(l.pos, "lan %s has %d nodes: a farm has %d at most", name, len(nodes), maxFarmMembers)
 			}
+			s.needsTwo(l, lan, Farm)
 		case !slices.Equal(nodes, f.Members):
 			s.addf(l.pos, "lan %s has the nodes %s, lan %s has %s: the networks of a farm have the same nodes",
 				name, strings.Join(nodes, ", "), f.Lans[0], strings.Join(f.Members, ", "))

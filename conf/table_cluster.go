@@ -13,7 +13,7 @@ func clusterTags() *tag {
 		{name: "framework", kind: onOff, def: "on"},
 		{name: "console", kind: onOff, def: "on"},
 		{name: "command", kind: onOff, def: "off"},
-	}, children: []child{{node, 2, 0}}}
+	}, children: []child{{node, 1, 0}}}
 	lans := &tag{name: "lans", attrs: []attr{
 		{name: "port", kind: number, def: "4800", lo: 1, hi: 65535},
 		{name: "pulse", kind: number, lo: 10, hi: 600_000},

@@ -291,6 +291,7 @@ func (s *scanner) heart(n *node, c *Cluster) *Heart {
 		if hb.Ident == "" {
 			hb.Ident = hb.Name
 		}
+		s.needsTwo(b, c.Lan(hb.Name), Mirror)
 		if b.has("port") {
 			hb.Port = int(b.num("port"))
 		}
@@ -313,6 +314,14 @@ func (s *scanner) heart(n *node, c *Cluster) *Heart {
 		h.Heartbeats = append(h.Heartbeats, hb)
 	}
 	return h
+}
+
+// needsTwo refuses the network of a cluster of one node, which is enough for light
+// modules only (guide §6.2).
+func (s *scanner) needsTwo(n *node, l *Lan, mode Mode) {
+	if l != nil && len(l.Nodes) < 2 {
+		s.addf(n.pos, "lan %s has the node %s only: a %s module runs on two at least", l.Name, l.Nodes[0].Name, mode)
+	}
 }
 
 func (s *scanner) delays(n *node, pulse, timeout time.Duration) {

@@ -7,22 +7,43 @@ import (
 	"os"
 	"os/exec"
 	"time"
+
+	"github.com/skfs/skfs/conf"
 )
 
 // What a module has to do with the start of its host: it starts with it (§13.2.3,
 // boot and boot_delay), and may restart it (automatic_reboot).
 
-// bootStart starts the module because its host was started.
+// startsAtBoot says whether the module starts with its host, after what an earlier boot
+// has left of it.
+func (mc *moduleConf) startsAtBoot(was saved) bool {
+	started := was.State.Role != RoleStop || was.State.Rebooted || was.StartAt != 0
+	return mc.boot == conf.BootOn || mc.boot == conf.BootAuto && started
+}
+
+// bootStart starts the module at startAt because its host was started. A daemon that
+// ends before leaves it to the next one.
 func (m *module) bootStart(ctx, taskCtx context.Context) {
+	delay := m.startAt - boottime()
 	m.tasks.Go(func() {
 		select {
-		case <-time.After(m.mc.delay):
+		case <-time.After(delay):
 		case <-ctx.Done():
 			return
 		}
-		m.post(ctx, func() { m.step(taskCtx, Asked{Command{Name: "start", By: AtBoot}}) })
+		m.post(ctx, func() {
+			if m.startAt == 0 {
+				return // an administrator was faster
+			}
+			m.startAt = 0
+			m.step(taskCtx, Asked{Command{Name: "start", By: AtBoot}})
+		})
 	})
 }
+
+// overBoot are the commands after which the module does not start because of its host
+// any more.
+var overBoot = []string{"start", "prim", "primforce", "second", "secondforce", "stop", "forcestop"}
 
 // readBoot looks whether the command boot has changed its setting, which counts at the
 // next start of the host; usersetting.boot shows it.

@@ -206,9 +206,10 @@
 // # What a crash leaves
 //
 // Of the daemon: see R1; it finds ha.state or, if that was written later, ha.state.run,
-// which nobody flushes. Of the host: ha.state says STOP to the next boot (another
-// bootID) but keeps epochs and concessions, all that State.lasting tells apart; "Previous halt unexpected" is logged.
-// Half-written files are *.new and are overwritten. Log lines of the last moment
+// which nobody flushes; that a module is still to be started with its host (boot_delay)
+// is in there. Of the host: ha.state says STOP to the next boot (another bootID) but
+// keeps epochs and concessions, all that State.lasting tells apart; "Previous halt
+// unexpected" is logged. Half-written files are *.new and are overwritten. Log lines of the last moment
 // may be lost (SQLite, synchronous=NORMAL); a damaged database is put aside.
 //
 // # Goroutines and locks

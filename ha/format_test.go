@@ -158,7 +158,7 @@ func TestSavedRoundTrip(t *testing.T) {
 		t.Error(d)
 	}
 	golden(t, "ha.state", data)
-	for _, earlier := range []string{"testdata/ha.state.1", "testdata/ha.state.2", "testdata/ha.state.3"} {
+	for _, earlier := range []string{"testdata/ha.state.1", "testdata/ha.state.2", "testdata/ha.state.3", "testdata/ha.state.4"} {
 		if _, err := readSaved(earlier); err != nil {
 			t.Errorf("what an earlier version wrote: %v", err)
 		}

@@ -18,26 +18,28 @@ import (
 
 // What a module is in the middle of, SAFEVAR/modules/AM/ha.state:
 //
-//	line 1  "skfs ha.state 4 " and the crc32c of the rest, 8 hexadecimal digits
-//	rest    JSON: Incarnation, Boot, State
+//	line 1  "skfs ha.state 5 " and the crc32c of the rest, 8 hexadecimal digits
+//	rest    JSON: Serial, Incarnation, Boot, StartAt, State
 //
-// Versions 1 to 3, which lack some fields of State whose zero value is right, are read.
+// Versions 1 to 4, which lack some fields whose zero value is right, are read.
 // It is replaced atomically before anything that follows from it is done or said, and
 // durably where a start of the host would make something else of it (State.lasting).
 // Else it is ha.state.run that is replaced, in the same format: a daemon that is killed
 // needs no flush of the disk to find it. Of the two the greater Serial counts, and
 // ha.state.run only in the boot in which it was written.
 type saved struct {
-	Serial      uint64 // grows with every write
-	Incarnation uint64 // of this node's heartbeats for the module
-	Boot        string // bootID when it was written
+	Serial      uint64        // grows with every write
+	Incarnation uint64        // of this node's heartbeats for the module
+	Boot        string        // bootID when it was written
+	StartAt     time.Duration // boottime at which it starts because its host did (boot_delay); 0: it does not, or has
 	State       State
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 const (
-	savedHeader  = "skfs ha.state 4 "
+	savedHeader  = "skfs ha.state 5 "
+	savedHeader4 = "skfs ha.state 4 "
 	savedHeader3 = "skfs ha.state 3 "
 	savedHeader2 = "skfs ha.state 2 "
 	savedHeader1 = "skfs ha.state 1 "
@@ -56,7 +58,7 @@ func decodeSaved(data []byte) (saved, error) {
 	var s saved
 	head, body, ok := bytes.Cut(data, []byte("\n"))
 	sum, known := "", false
-	for _, header := range []string{savedHeader, savedHeader3, savedHeader2, savedHeader1} {
+	for _, header := range []string{savedHeader, savedHeader4, savedHeader3, savedHeader2, savedHeader1} {
 		if !known {
 			sum, known = strings.CutPrefix(string(head), header)
 		}

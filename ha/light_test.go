@@ -46,6 +46,9 @@ func (p *pair) reboot(i int) {
 	if err := os.WriteFile(path, encodeSaved(was), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
+	if err := ignoreMissing(os.Remove(runSaved(path))); err != nil { // of that boot, which its file does not say
+		p.t.Fatal(err)
+	}
 	p.open(i)
 }
 
@@ -102,6 +105,52 @@ func TestBoot(t *testing.T) {
 			}
 			p.logged(0, 0, "Previous halt unexpected")
 		})
+	}
+}
+
+// boot_delay outlives the daemon, and another start of the host; what an administrator
+// asks for meanwhile counts instead.
+func TestBootDelay(t *testing.T) {
+	delay := 2 * time.Second
+	p := newLight(t, func(mc *moduleConf) { mc.boot, mc.delay = conf.BootAuto, delay })
+	p.do(0, "start")
+	p.do(1, "start")
+	p.want("UP green", "UP green")
+	p.reboot(0)
+	p.close(0)
+	p.open(0)
+	p.logged(0, 0, "Previous halt unexpected", "Action start called at boot time", "Local state UP green")
+	p.want("UP green")
+
+	due := func(i int) bool {
+		t.Helper()
+		boot, err := bootID()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.close(i)
+		was, err := readNewest(p.paths(i).HAState("mirror"), boot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.open(i)
+		return was.StartAt != 0
+	}
+	if due(0) {
+		t.Error("it is to be started once more")
+	}
+	p.confs[1].delay = time.Hour
+	p.reboot(1)
+	p.reboot(1)
+	if !due(1) {
+		t.Error("a host that was started twice in a row has forgotten to start the module")
+	}
+	p.do(1, "start")
+	p.want("-", "UP green")
+	p.do(1, "stop")
+	p.want("-", "STOP red")
+	if due(1) {
+		t.Error("a module that was stopped is to be started")
 	}
 }
 

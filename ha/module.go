@@ -34,7 +34,7 @@ type module struct {
 	inc     uint64
 	given   uint64 // the last task that an earlier daemon gave out
 	boot    string
-	start   bool // to be started because the host was
+	startAt time.Duration // as saved.StartAt
 	reboot  func() error
 	log     *Log
 	res     *resources
@@ -120,8 +120,11 @@ func openModule(paths conf.Paths, mc *moduleConf, l Launcher, host func() (addre
 	m.state.Links = make([]Link, len(mc.conf.Heartbeats))
 	if was.Boot != boot {
 		m.inc = newIncarnation()
-		m.start = mc.boot == conf.BootOn || mc.boot == conf.BootAuto && (was.State.Role != RoleStop || was.State.Rebooted)
+		if mc.startsAtBoot(was) {
+			m.startAt = boottime() + mc.delay
+		}
 	} else {
+		m.startAt = was.StartAt
 		m.state.Colour = m.state.clone().machine().colour()
 	}
 	m.publish()
@@ -155,7 +158,7 @@ func (m *module) run(ctx context.Context) {
 	m.checks.adopted = true
 	m.adoptHandlers(taskCtx)
 	m.openHeart(ctx)
-	if m.start {
+	if m.startAt != 0 {
 		m.bootStart(ctx, taskCtx)
 	}
 	progress := time.NewTicker(progressEvery)
@@ -285,13 +288,15 @@ func (m *module) decide(e Event, now time.Time) (State, []Action) {
 	}
 }
 
+func (m *module) saved() saved { return saved{m.serial, m.inc, m.boot, m.startAt, m.state} }
+
 // store makes the state durable; false: ctx ended before it was.
 func (m *module) store(ctx context.Context) bool {
-	if string(encodeSaved(saved{m.serial, m.inc, m.boot, m.state})) == string(m.stored) {
+	if string(encodeSaved(m.saved())) == string(m.stored) {
 		return true
 	}
 	m.serial++
-	data := encodeSaved(saved{m.serial, m.inc, m.boot, m.state})
+	data := encodeSaved(m.saved())
 	path, lasts := m.paths.HAState(m.name), m.state.lasting()
 	durable := lasts != m.lasts
 	if !durable {
@@ -427,6 +432,9 @@ func (m *module) do(ctx, taskCtx context.Context, c Command) error {
 		case err == nil && c.assigns():
 			m.assignAsked(taskCtx, c)
 		case err == nil:
+			if slices.Contains(overBoot, c.Name) {
+				m.startAt = 0
+			}
 			m.step(taskCtx, Asked{c})
 		default:
 			m.log.Write(LevelInfo, "heart", err.Error())

@@ -20,8 +20,8 @@ var modules embed.FS
 //go:embed units
 var units embed.FS
 
-// Unit returns a file of the init systems: skfs.service, skfs-modules.service
-// (systemd) or skfs.init (System V).
+// Unit returns a file of the init systems: skfs.service (systemd) or skfs.init
+// (System V).
 func Unit(name string) ([]byte, error) { return units.ReadFile("units/" + name) }
 
 // Templates returns the names of the module templates.

@@ -34,14 +34,21 @@
 // [Host.SaveDisk], [Host.RestoreDisk] and [Host.ReplaceDisk] do with such a disk,
 // while the host is off, what administrators do to disks.
 //
+// # systemd
+//
+// A host may boot systemd (HostSpec.Systemd, [NoSystemd]), as a container does: it starts
+// the units of the host, [Host.AwaitBooted] waits for them, and a shutdown or reboot that
+// it carries out ends the host as on a machine ([Host.AwaitShutdown]). Nothing that it
+// sets up reaches the machine; see systemd.go.
+//
 // # What is left when
 //
 // [Lab.Close] takes everything away and says what it could not. When the process
 // that owns the lab is killed, each holder sees the end of its life pipe and
 // exits, which kills its host, and the namespaces, bridges, mounts and loop
-// devices go with the last process; only the lab's directory stays, which
-// [Sweep] removes (a lock on a file in it, gone with its owner, says that it
-// is abandoned). A lab that was told to [Lab.Keep] lives on until [Sweep] is
+// devices go with the last process; only the lab's directory and the control groups of
+// hosts with systemd stay, which [Sweep] removes (a lock on a file in the directory, gone
+// with its owner, says that it is abandoned). A lab that was told to [Lab.Keep] lives on until [Sweep] is
 // told to remove kept labs too.
 //
 // # Helper processes

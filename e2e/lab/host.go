@@ -22,6 +22,9 @@ type HostSpec struct {
 	Name  string // its host name, unique in the lab
 	Disks []Disk
 	Env   []string // what its commands get besides the environment of this process
+	// Systemd boots systemd, see NoSystemd and Host.AwaitBooted. Its own units are those
+	// of /etc/systemd/system, which forgets them unless it is one of the Disks.
+	Systemd bool
 }
 
 // Host is one host of a lab. It is on or off; its disks outlive both.
@@ -31,6 +34,7 @@ type Host struct {
 	index int
 	env   []string
 	disks []*disk
+	init  bool // its PID 1 is systemd
 
 	mu    sync.Mutex
 	on    *incarnation // nil while the host is off
@@ -43,6 +47,7 @@ type incarnation struct {
 	pidfd  int
 	life   *os.File // the holder exits when the last writer of this pipe is gone
 	net    netns.NsHandle
+	power  *os.File      // PID 1 goes on to systemd when something is written here; nil without systemd
 	gone   chan struct{} // closed when PID 1, and so every process, has ended
 }
 
@@ -50,7 +55,7 @@ type incarnation struct {
 func (l *Lab) AddHost(s HostSpec) (*Host, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	h := &Host{lab: l, name: s.Name, index: len(l.hosts), env: s.Env}
+	h := &Host{lab: l, name: s.Name, index: len(l.hosts), env: s.Env, init: s.Systemd}
 	for _, other := range l.hosts {
 		if other.name == s.Name {
 			return nil, fmt.Errorf("lab: there is a host %s already", s.Name)
@@ -91,7 +96,7 @@ func (h *Host) network(name string) (*network, error) {
 }
 
 // Boot switches the host on: a new PID 1, new namespaces, all cables plugged in,
-// the disks as they were left. Nothing is started.
+// the disks as they were left. Nothing is started, but systemd where the host has it.
 func (h *Host) Boot() (err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -109,6 +114,12 @@ func (h *Host) Boot() (err error) {
 			return fmt.Errorf("lab: boot %s: %w", h.name, err)
 		}
 	}
+	if in.power != nil {
+		if _, err := in.power.Write([]byte{powerWord}); err != nil {
+			h.off()
+			return fmt.Errorf("lab: boot %s: %w", h.name, err)
+		}
+	}
 	return nil
 }
 
@@ -119,6 +130,9 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 		return nil, err
 	}
 	spec := holderSpec{Hostname: h.name, Root: root}
+	if h.init {
+		spec.Cgroup = h.cgroupName()
+	}
 	for _, d := range h.disks {
 		spec.Disks = append(spec.Disks, d.mount())
 	}
@@ -144,6 +158,13 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 		return nil, err
 	}
 	defer switchNS.Close()
+	powerR, powerW, err := os.Pipe()
+	if err != nil {
+		lifeW.Close()
+		readyW.Close()
+		return nil, err
+	}
+	defer powerR.Close()
 
 	argv := h.lab.Self()
 	cmd := exec.Command(argv[0], argv[1:]...)
@@ -153,12 +174,13 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 	if err != nil {
 		lifeW.Close()
 		readyW.Close()
+		powerW.Close()
 		return nil, err
 	}
 	defer complaints.Close()
 	cmd.Stderr = complaints
 	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{lifeLine: lifeR, readyLine: readyW, switchLine: switchNS}
+	cmd.ExtraFiles = []*os.File{lifeLine: lifeR, readyLine: readyW, switchLine: switchNS, powerLine: powerR}
 	cmd.SysProcAttr = &unix.SysProcAttr{
 		Setsid:     true,
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC | unix.CLONE_NEWNET,
@@ -167,9 +189,10 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 	readyW.Close()
 	if err != nil {
 		lifeW.Close()
+		powerW.Close()
 		return nil, fmt.Errorf("start holder: %w", err)
 	}
-	in := &incarnation{holder: cmd, life: lifeW, pidfd: -1, net: netns.None(), gone: make(chan struct{})}
+	in := &incarnation{holder: cmd, life: lifeW, pidfd: -1, net: netns.None(), power: powerW, gone: make(chan struct{})}
 	go func() {
 		cmd.Wait() // how it ended says nothing: it is killed
 		close(in.gone)
@@ -192,6 +215,11 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 	if in.net, err = netns.GetFromPid(cmd.Process.Pid); err != nil {
 		return nil, fmt.Errorf("network namespace of holder: %w", err)
 	}
+	if h.init {
+		return in, h.startGuard(lifeR, switchNS, in.pidfd)
+	}
+	in.power.Close()
+	in.power = nil
 	return in, nil
 }
 
@@ -200,6 +228,9 @@ func (in *incarnation) end() {
 	in.holder.Process.Kill()
 	<-in.gone
 	in.life.Close()
+	if in.power != nil {
+		in.power.Close()
+	}
 	if in.pidfd >= 0 {
 		unix.Close(in.pidfd)
 	}
@@ -213,6 +244,9 @@ func (h *Host) off() error {
 	h.on.end()
 	h.on = nil
 	var errs []error
+	if h.init {
+		errs = append(errs, removeCgroups(h.cgroupName()))
+	}
 	for _, n := range h.lab.nets {
 		errs = append(errs, n.unplug(h.index))
 	}

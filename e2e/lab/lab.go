@@ -187,6 +187,9 @@ func removeLab(dir string) error {
 			return fmt.Errorf("lab: %s is still mounted, %s is left", m.Path, dir)
 		}
 	}
+	if err := removeCgroups(filepath.Base(dir) + "."); err != nil {
+		return fmt.Errorf("lab: control groups of %s: %w", dir, err)
+	}
 	return os.RemoveAll(dir)
 }
 

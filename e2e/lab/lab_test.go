@@ -86,9 +86,16 @@ func ownerRole(args []string) error {
 	if err != nil {
 		return err
 	}
-	h, err := l.AddHost(HostSpec{Name: "node1", Disks: []Disk{{Path: "/replicated", FS: "ext4", Size: 8 << 20}}})
+	h, err := l.AddHost(HostSpec{Name: "node1", Disks: []Disk{{Path: "/replicated", FS: "ext4", Size: 8 << 20}}, Systemd: len(args) > 1})
 	if err != nil {
 		return err
+	}
+	if len(args) > 1 {
+		ctx, stop := context.WithTimeout(context.Background(), time.Minute)
+		defer stop()
+		if _, err := h.AwaitBooted(ctx); err != nil {
+			return err
+		}
 	}
 	fmt.Println(h.PID())
 	select {}
@@ -349,13 +356,23 @@ func TestLoopDiskFills(t *testing.T) {
 // A lab whose owner is killed dies with it, and Sweep finds the rest.
 func TestKilledOwnerLeavesNothing(t *testing.T) {
 	needRoot(t)
+	t.Run("bare", func(t *testing.T) { killOwner(t) })
+	t.Run("systemd", func(t *testing.T) {
+		if why := NoSystemd(); why != "" {
+			t.Skip(why)
+		}
+		killOwner(t, "systemd")
+	})
+}
+
+func killOwner(t *testing.T, args ...string) {
 	dir := t.TempDir()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	owner := exec.Command(exe)
-	owner.Env = append(os.Environ(), RoleEnv("owner", dir)...)
+	owner.Env = append(os.Environ(), RoleEnv("owner", append([]string{dir}, args...)...)...)
 	owner.Stderr = os.Stderr
 	out, err := owner.StdoutPipe()
 	if err != nil {
@@ -379,7 +396,7 @@ func TestKilledOwnerLeavesNothing(t *testing.T) {
 	owner.Process.Kill()
 	io.Copy(io.Discard, out)
 	owner.Wait()
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 10_000)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 60_000)
 	if n != 1 {
 		t.Fatalf("the holder outlives its owner: %v", err)
 	}
@@ -389,6 +406,9 @@ func TestKilledOwnerLeavesNothing(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(dir, "*")); len(left) != 0 {
 		t.Fatalf("left: %v", left)
+	}
+	if len(args) > 0 {
+		noCgroups(t, removed[0])
 	}
 	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, l := range loops {

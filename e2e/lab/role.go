@@ -26,8 +26,11 @@ func Main(roles map[string]Role) {
 		return
 	}
 	role := roles[name]
-	if name == holderRole {
+	switch name {
+	case holderRole:
 		role = hold
+	case guardRole:
+		role = guard
 	}
 	var args []string
 	err := json.Unmarshal([]byte(os.Getenv(argsEnv)), &args)

@@ -27,8 +27,10 @@ func hiddenMount(path string) string {
 // makeRoot gives the calling process's mount namespace a root of its own: a small
 // tmpfs with the machine's top directories bound into it, without what is mounted
 // there by FUSE, a /proc for the
-// process namespace and a boot id of its own, a /run of its own, and the disks.
-func makeRoot(root string, disks []mountSpec) error {
+// process namespace and a boot id of its own, a /run of its own, and the disks. What
+// systemd needs besides is in dressForSystemd.
+func makeRoot(spec holderSpec) error {
+	root := spec.Root
 	if err := mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
@@ -66,7 +68,12 @@ func makeRoot(root string, disks []mountSpec) error {
 			return err
 		}
 	}
-	for _, d := range disks {
+	if spec.Cgroup != "" {
+		if err := dressForSystemd(root, spec.Hostname); err != nil {
+			return err
+		}
+	}
+	for _, d := range spec.Disks {
 		if err := mountDisk(root, d); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package errd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -19,9 +20,18 @@ type systemd struct {
 
 var _ Services = (*systemd)(nil)
 
-// OpenSystemd connects to the systemd of this host.
-func OpenSystemd(ctx context.Context) (Services, error) {
-	conn, err := dbus.NewWithContext(ctx)
+// OpenSystemd connects to the systemd of this host. The connection outlives ctx, which
+// limits how long it may take to be made.
+func OpenSystemd(ctx context.Context) (_ Services, err error) {
+	// godbus closes a connection at the end of the context that it was made with.
+	run, cancel := context.WithCancel(context.Background())
+	late := context.AfterFunc(ctx, cancel)
+	defer func() {
+		if err != nil {
+			cancel()
+		}
+	}()
+	conn, err := dbus.NewWithContext(run)
 	if err != nil {
 		return nil, fmt.Errorf("systemd does not answer: %w", err)
 	}
@@ -29,7 +39,10 @@ func OpenSystemd(ctx context.Context) (Services, error) {
 		conn.Close()
 		return nil, fmt.Errorf("systemd does not tell of changes: %w", err)
 	}
-	run, cancel := context.WithCancel(context.Background())
+	if !late() {
+		conn.Close()
+		return nil, fmt.Errorf("systemd does not answer: %w", ctx.Err())
+	}
 	s := &systemd{conn: conn, changed: make(chan struct{}, 1), end: cancel, ended: make(chan struct{})}
 	updates := make(chan *dbus.PropertiesUpdate, 256)
 	conn.SetPropertiesSubscriber(updates, make(chan error, 1)) // one that is lost is found by the next poll
@@ -66,7 +79,9 @@ func (s *systemd) forward(ctx context.Context, updates <-chan *dbus.PropertiesUp
 }
 
 // Running counts what systemd is about to start again after its process ended
-// (auto-restart) as ended: that it has is what errd is for.
+// (auto-restart) as ended: that it has is what errd is for. When the whole system goes
+// down, what it stops has not failed, and the module is being stopped, too: then it is
+// not known.
 func (s *systemd) Running(ctx context.Context, name string) (bool, error) {
 	p, err := s.conn.GetUnitPropertiesContext(ctx, unitName(name))
 	if err != nil {
@@ -81,6 +96,13 @@ func (s *systemd) Running(ctx context.Context, name string) (bool, error) {
 		return !strings.HasPrefix(sub, "auto-restart"), nil
 	case "":
 		return false, fmt.Errorf("systemd tells no state of %s", unitName(name))
+	}
+	system, err := s.conn.SystemStateContext(ctx)
+	if err != nil {
+		return false, err
+	}
+	if state, _ := system.Value.Value().(string); state == "stopping" {
+		return false, errors.New("the system is going down")
 	}
 	return false, nil
 }

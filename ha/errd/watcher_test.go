@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long a test waits for what must come.
-const patience = 4 * time.Second
+const patience = 30 * time.Second
 
 // watched is a Watcher at work.
 type watched struct {
