@@ -108,6 +108,24 @@ func TestBoot(t *testing.T) {
 	}
 }
 
+// boot="auto" after a host that went down in order, which stops the module: it starts
+// again, but not if an administrator stopped it.
+func TestBootAfterShutdown(t *testing.T) {
+	p := newLight(t, func(mc *moduleConf) { mc.boot = conf.BootAuto })
+	for i, command := range []string{"shutdown", "stop"} {
+		p.do(i, "start")
+		p.until(i, "UP green", func(st ModuleState) bool { return st.Role == RoleUp && st.Colour == Green })
+		p.do(i, command)
+		p.until(i, "STOP red", func(st ModuleState) bool { return st.Role == RoleStop && st.Colour == Red })
+		p.reboot(i)
+	}
+	p.want("UP green")
+	p.logged(0, 0, "End of stop", "Action start called at boot time", "Local state UP green")
+	if st, err := p.sups[1].State("mirror"); err != nil || st.Role != RoleStop {
+		t.Errorf("what an administrator stopped is %v, %v", st.Role, err)
+	}
+}
+
 // boot_delay outlives the daemon, and another start of the host; what an administrator
 // asks for meanwhile counts instead.
 func TestBootDelay(t *testing.T) {

@@ -67,7 +67,7 @@ type State struct {
 	Live     Parts    // started, and not being stopped: what checkers may look at, see classes.go
 	Settings Settings // what commands have changed of the configuration
 	Classes  []Class  `json:",omitzero"` // what command errd has said of classes, by name; see detecting. Step replaces it, and never changes it
-	Rebooted bool     // an automatic reboot was asked for; the module starts again after it
+	Rebooted bool     // it was stopped because its host goes down (shutdown, automatic_reboot), and starts again after that with boot="auto"
 
 	Plan    []Task // what is left of the transition under way
 	Cur     Task   // the task under way; Kind 0: none

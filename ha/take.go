@@ -204,6 +204,9 @@ func (m *machine) asked(c Command) {
 			m.Order = OrderStart
 		}
 	case "stop", "shutdown":
+		// A host that goes down in order leaves the module stopped, and yet it was started
+		// before (boot="auto").
+		m.Rebooted = c.Name == "shutdown" && (m.Role != RoleStop || m.Rebooted)
 		m.cut(OrderStop)
 	case "stopstart":
 		m.cut(OrderStopstart)
