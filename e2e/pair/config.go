@@ -17,6 +17,7 @@ type Config struct {
 	StartPrim string            // shell commands of the script start_prim
 	StopPrim  string            // shell commands of the script stop_prim, which is called twice: $1 is force the second time
 	Own       string            // what ends with it is not replicated; "": everything is
+	Attrs     string            // more attributes of <service>, such as boot="on"
 	RFS       string            // more attributes of <rfs>, such as nbremconn="2"
 	Service   string            // more tags of <service>, such as <vip>
 	Programs  map[string]string // more files of the module's bin, by name
@@ -67,13 +68,13 @@ func (c Config) userconfig() string {
 	fmt.Fprintf(&b, `<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE safe>
 <safe>
-  <service mode="mirror" defaultprim="alone" maxloop="%d" loop_interval="24" failover="on">
+  <service mode="mirror" defaultprim="alone" maxloop="%d" loop_interval="24" failover="on" %s>
     <heart pulse="%d" timeout="%d">
       <heartbeat name=%q/>
       <heartbeat name=%q ident="flow"/>
     </heart>
     <rfs async=%q acl="on" %s>
-`, c.MaxLoop, c.TimeoutMs/5, c.TimeoutMs, c.Lans[0], c.Lans[1], c.Async, c.RFS)
+`, c.MaxLoop, c.Attrs, c.TimeoutMs/5, c.TimeoutMs, c.Lans[0], c.Lans[1], c.Async, c.RFS)
 	for _, d := range c.Dirs {
 		fmt.Fprintf(&b, "      <replicated dir=%q mode=\"read_only\">\n", d)
 		if c.Own != "" {

@@ -24,11 +24,12 @@ import (
 // each of their modules.
 type Node struct {
 	*lab.Host
-	skfs string
-	dir  string // on the machine, for what the host writes outside of its disks
-	peer *Node  // nil in a farm
-	all  []*Node
-	am   string // the module
+	skfs    string
+	dir     string // on the machine, for what the host writes outside of its disks
+	peer    *Node  // nil in a farm
+	all     []*Node
+	am      string // the module
+	install string // see Options.Install
 
 	*life
 }
@@ -44,6 +45,9 @@ func (n *Node) Peer() *Node { return n.peer }
 
 // StartDaemon starts the daemon and returns when it says that it is ready.
 func (n *Node) StartDaemon(ctx context.Context) error {
+	if n.install != "" {
+		return n.installUnits(ctx)
+	}
 	notify := filepath.Join(n.dir, "notify.sock")
 	os.Remove(notify)
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
@@ -387,7 +391,13 @@ func (n *Node) logs() string {
 			continue
 		}
 		const tail = 6000
+		if name == "daemon.log" && n.install != "" {
+			continue
+		}
 		fmt.Fprintf(&b, "== %s: %s\n%s\n", n.Name(), name, data[max(0, len(data)-tail):])
+	}
+	if n.install != "" {
+		b.WriteString(n.journal(ctx))
 	}
 	return b.String()
 }

@@ -31,6 +31,9 @@ type Options struct {
 	Disk   lab.Disk // how the disks under the replicated directories are made; its Path is not used
 	Var    lab.Disk // how the disk under SAFEVAR is made; its Path is not used
 	Logf   func(format string, args ...any)
+	// Install are shell commands that install skfs, as README has them, on hosts whose
+	// PID 1 is systemd; "": the hosts have no init system, and the daemon is a process.
+	Install string
 }
 
 // Pair is two hosts that mirror a module, and a client.
@@ -63,12 +66,16 @@ func New(ctx context.Context, o Options) (_ *Pair, err error) {
 		disk.Path = d
 		disks = append(disks, disk)
 	}
+	if o.Install != "" {
+		disks = append(disks, lab.Disk{Path: unitDir}, lab.Disk{Path: filepath.Dir(installed)})
+		o.Skfs = installed
+	}
 	for i := range p.Nodes {
-		h, err := l.AddHost(lab.HostSpec{Name: fmt.Sprintf("node%d", i+1), Disks: disks, Env: env})
+		h, err := l.AddHost(lab.HostSpec{Name: fmt.Sprintf("node%d", i+1), Disks: disks, Env: env, Systemd: o.Install != ""})
 		if err != nil {
 			return nil, err
 		}
-		p.Nodes[i] = &Node{Host: h, skfs: o.Skfs, dir: filepath.Join(l.Dir(), h.Name()), am: Module, life: &life{}}
+		p.Nodes[i] = &Node{Host: h, skfs: o.Skfs, install: o.Install, dir: filepath.Join(l.Dir(), h.Name()), am: Module, life: &life{}}
 	}
 	p.Nodes[0].all, p.Nodes[1].all = p.Nodes[:], p.Nodes[:]
 	p.Nodes[0].peer, p.Nodes[1].peer = p.Nodes[1], p.Nodes[0]
