@@ -62,6 +62,10 @@ func (a *App) daemon(c *cli.Context) (err error) {
 	}
 	g, ctx := errgroup.WithContext(c.Context)
 	g.Go(func() error { return sup.Run(ctx) })
+	select { // a command that comes earlier waits in the listener
+	case <-sup.Running():
+	case <-ctx.Done():
+	}
 	g.Go(func() error { nodes.Run(ctx); return nil })
 	g.Go(func() error { return server.Serve(ctx, listener) })
 	g.Go(func() error { return manager.watch(ctx, sup) })

@@ -99,7 +99,7 @@ func (p *pair) open(i int) {
 	p.t.Helper()
 	paths := p.paths(i)
 	s := &Supervisor{o: Options{Launcher: fakeLauncher{p.data, i}, Reboot: func() error { p.boots <- i; return nil }, Errors: func(text string) { p.t.Logf("node%d: %s", i+1, text) }},
-		paths: paths, modules: map[string]*supervised{}, broken: map[string]string{}, host: p.hosts[i]}
+		paths: paths, modules: map[string]*supervised{}, broken: map[string]string{}, begun: make(chan struct{}), host: p.hosts[i]}
 	if err := s.add(p.confs[i]); err != nil {
 		p.t.Fatal(err)
 	}

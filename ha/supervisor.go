@@ -36,6 +36,7 @@ type Supervisor struct {
 	broken  map[string]string // modules that cannot run, and why (told once)
 	ctx     context.Context   // of Run; nil before and after
 	wg      sync.WaitGroup    // loops of modules
+	begun   chan struct{}     // closed once Run takes commands
 
 	hostMu sync.Mutex  // guards host; a leaf
 	host   addressHost // opened with the first module that has virtual addresses
@@ -118,24 +119,30 @@ func Open(o Options) (*Supervisor, error) {
 		o.Errors = func(string) {}
 	}
 	s := &Supervisor{o: o, paths: conf.Paths{Safe: o.Safe, SafeVar: o.SafeVar},
-		modules: map[string]*supervised{}, broken: map[string]string{}}
+		modules: map[string]*supervised{}, broken: map[string]string{}, begun: make(chan struct{})}
 	if err := s.Reload(context.Background()); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
 }
 
-// Run supervises until ctx ends. Scripts and replicas stay running then.
+// Running is closed once Run has begun: commands are refused before.
+func (s *Supervisor) Running() <-chan struct{} { return s.begun }
+
+// Run supervises until ctx ends, once. Scripts and replicas stay running then.
 func (s *Supervisor) Run(ctx context.Context) error {
 	s.mu.Lock()
-	if s.ctx != nil {
+	select {
+	case <-s.begun:
 		s.mu.Unlock()
-		return errors.New("the supervisor runs already")
+		return errors.New("the supervisor runs already, or has run")
+	default:
 	}
 	s.ctx = ctx
 	for _, m := range s.modules {
 		s.launch(m)
 	}
+	close(s.begun)
 	s.mu.Unlock()
 	s.mend(ctx) // until ctx ends
 	s.mu.Lock()
