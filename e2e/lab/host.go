@@ -47,8 +47,9 @@ type incarnation struct {
 	pidfd  int
 	life   *os.File // the holder exits when the last writer of this pipe is gone
 	net    netns.NsHandle
-	power  *os.File      // PID 1 goes on to systemd when something is written here; nil without systemd
-	gone   chan struct{} // closed when PID 1, and so every process, has ended
+	power  *os.File        // PID 1 goes on to systemd when something is written here; nil without systemd
+	gone   chan struct{}   // closed when PID 1, and so every process, has ended
+	guard  <-chan struct{} // closed when the guard has, which follows; nil without systemd
 }
 
 // AddHost makes a host and boots it.
@@ -216,7 +217,8 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 		return nil, fmt.Errorf("network namespace of holder: %w", err)
 	}
 	if h.init {
-		return in, h.startGuard(lifeR, switchNS, in.pidfd)
+		in.guard, err = h.startGuard(lifeR, switchNS, in.pidfd)
+		return in, err
 	}
 	in.power.Close()
 	in.power = nil
@@ -227,6 +229,9 @@ func (h *Host) startHolder() (_ *incarnation, err error) {
 func (in *incarnation) end() {
 	in.holder.Process.Kill()
 	<-in.gone
+	if in.guard != nil {
+		<-in.guard
+	}
 	in.life.Close()
 	if in.power != nil {
 		in.power.Close()

@@ -320,24 +320,29 @@ const (
 )
 
 // startGuard starts the process that kills the host's PID 1 when the lab's owner is gone.
-func (h *Host) startGuard(life, switchNS *os.File, pidfd int) error {
+// The channel is closed when it has ended, as it does after that PID 1.
+func (h *Host) startGuard(life, switchNS *os.File, pidfd int) (<-chan struct{}, error) {
 	argv := h.lab.Self()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), RoleEnv(guardRole)...)
 	cmd.Dir = "/"
 	own, err := unix.FcntlInt(uintptr(pidfd), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f := os.NewFile(uintptr(own), "pidfd")
 	defer f.Close()
 	cmd.ExtraFiles = []*os.File{guardLife: life, guardPidfd: f, guardSwitch: switchNS}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start guard: %w", err)
+		return nil, fmt.Errorf("start guard: %w", err)
 	}
-	go cmd.Wait() // it ends with the host
-	return nil
+	ended := make(chan struct{})
+	go func() {
+		cmd.Wait()
+		close(ended)
+	}()
+	return ended, nil
 }
 
 func guard([]string) error {
