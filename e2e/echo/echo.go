@@ -160,7 +160,7 @@ type Break struct {
 }
 
 // Holding is connections that a host holds.
-type Holding struct{ worker }
+type Holding struct{ watching[Held] }
 
 // Hold has a host hold n connections, each of which says a line every 100 ms and waits
 // for it to come back. Each ends after a time between life/2 and life, and another one
@@ -170,14 +170,7 @@ func Hold(ctx context.Context, h *lab.Host, addr string, n int, life time.Durati
 	if err != nil {
 		return nil, fmt.Errorf("%d connections to %s: %w", n, addr, err)
 	}
-	return &Holding{w}, nil
-}
-
-// End lets the connections end in order and says what became of all.
-func (x *Holding) End() (Held, error) {
-	var h Held
-	err := x.end(&h)
-	return h, err
+	return &Holding{watching[Held]{w}}, nil
 }
 
 func hold(args []string) error {
@@ -189,11 +182,7 @@ func hold(args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, end := context.WithCancel(context.Background())
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		end()
-	}()
+	ctx := untilTold()
 	var mu sync.Mutex
 	h := Held{By: Asked{}}
 	var first, all sync.WaitGroup

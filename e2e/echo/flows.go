@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -38,7 +37,7 @@ type Watched struct {
 }
 
 // Flows are clients with a port each that connect again and again.
-type Flows struct{ worker }
+type Flows struct{ watching[Watched] }
 
 // Watch has a host run n flows: each connects from its own port, so that a farm has it in
 // one bucket, is told who serves it, hangs up and begins again. It returns when all were
@@ -48,14 +47,7 @@ func Watch(ctx context.Context, h *lab.Host, addr string, n int) (*Flows, error)
 	if err != nil {
 		return nil, fmt.Errorf("%d flows to %s: %w", n, addr, err)
 	}
-	return &Flows{w}, nil
-}
-
-// End ends the flows, each once it is served again, and says what they saw.
-func (f *Flows) End() (Watched, error) {
-	var w Watched
-	err := f.end(&w)
-	return w, err
+	return &Flows{watching[Watched]{w}}, nil
 }
 
 func flows(args []string) error {
@@ -71,11 +63,7 @@ func flows(args []string) error {
 	if to.Addr().Is6() {
 		base += 5000
 	}
-	ctx, end := context.WithCancel(context.Background())
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		end()
-	}()
+	ctx := untilTold()
 	var mu sync.Mutex
 	var w Watched
 	var first, all sync.WaitGroup

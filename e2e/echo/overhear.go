@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -17,7 +16,7 @@ import (
 )
 
 // Overhearing listens on a host for what a station sends in the name of some addresses.
-type Overhearing struct{ worker }
+type Overhearing struct{ watching[Overheard] }
 
 // Overheard is what was heard of a station.
 type Overheard struct {
@@ -32,14 +31,7 @@ func Overhear(ctx context.Context, h *lab.Host, device string, mac net.HardwareA
 	if err != nil {
 		return nil, fmt.Errorf("overhear %s: %w", mac, err)
 	}
-	return &Overhearing{w}, nil
-}
-
-// End ends it and says what was heard.
-func (o *Overhearing) End() (Overheard, error) {
-	var h Overheard
-	err := o.end(&h)
-	return h, err
+	return &Overhearing{watching[Overheard]{w}}, nil
 }
 
 func overhear(args []string) error {
@@ -66,11 +58,7 @@ func overhear(args []string) error {
 	if err != nil {
 		return fmt.Errorf("packet socket on %s: %w", dev.Name, err)
 	}
-	over := make(chan struct{})
-	go func() {
-		io.Copy(io.Discard, os.Stdin)
-		close(over)
-	}()
+	over := untilTold().Done()
 	fmt.Println("ready")
 	var heard Overheard
 	buf, control := make([]byte, 1<<16), make([]byte, 256)

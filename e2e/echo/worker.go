@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"os"
 
 	"github.com/skfs/skfs/e2e/lab"
@@ -60,6 +61,25 @@ func (x worker) Kill() {
 	lab.Process{PID: x.p.PID()}.Kill()
 	x.p.Wait()
 	x.r.Close()
+}
+
+// untilTold is the life of such a process: until its input ends.
+func untilTold() context.Context {
+	ctx, end := context.WithCancel(context.Background())
+	go func() {
+		io.Copy(io.Discard, os.Stdin)
+		end()
+	}()
+	return ctx
+}
+
+// watching is a worker that says a T.
+type watching[T any] struct{ worker }
+
+// End ends the work in order, and is what was seen.
+func (x *watching[T]) End() (result T, err error) {
+	err = x.end(&result)
+	return result, err
 }
 
 func (x worker) end(result any) error {
