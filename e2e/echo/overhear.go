@@ -25,7 +25,9 @@ type Overheard struct {
 }
 
 // Overhear has a host listen on an interface for IP packets that have one of the
-// addresses as source and come from this MAC.
+// addresses as source and come from this MAC. A TCP segment that was sent before does not
+// count: a kernel repeats for many seconds what nobody acknowledges, and that its filter
+// lets the acknowledgement through no more is what is looked for.
 func Overhear(ctx context.Context, h *lab.Host, device string, mac net.HardwareAddr, addrs ...string) (*Overhearing, error) {
 	w, err := startWorker(ctx, h, overhearing, append([]string{device, mac.String()}, addrs...)...)
 	if err != nil {
@@ -61,6 +63,7 @@ func overhear(args []string) error {
 	over := untilTold().Done()
 	fmt.Println("ready")
 	var heard Overheard
+	sent := map[segment]bool{}
 	buf, control := make([]byte, 1<<16), make([]byte, 256)
 	for wait := []unix.PollFd{{Fd: int32(s), Events: unix.POLLIN}}; ; {
 		select {
@@ -75,7 +78,10 @@ func overhear(args []string) error {
 		if err != nil {
 			return fmt.Errorf("packet socket on %s: %w", dev.Name, err)
 		}
-		if f := buf[:n]; n > 54 && string(f[6:12]) == string(mac) && from[sourceOf(f[12:])] {
+		if f := buf[:n]; n <= 54 || string(f[6:12]) != string(mac) || !from[sourceOf(f[12:])] {
+			continue
+		} else if seg, tcp := segmentOf(f[12:]); !tcp || !sent[seg] {
+			sent[seg] = tcp
 			heard.Frames++
 			heard.Last = arrival(control[:k])
 		}
@@ -105,4 +111,21 @@ func sourceOf(f []byte) netip.Addr {
 		return netip.AddrFrom16([16]byte(f[2+8:]))
 	}
 	return netip.Addr{}
+}
+
+// segment is where a TCP segment begins: ports and sequence number.
+type segment [8]byte
+
+// segmentOf is that of an IP packet after its Ethernet type, if it is one of TCP.
+func segmentOf(f []byte) (s segment, ok bool) {
+	const tcp = 6
+	header, proto := 2+40, f[2+6] // an IPv6 header has one length
+	if f[0] == 0x08 {
+		header, proto = 2+int(f[2]&15)*4, f[2+9]
+	}
+	if proto != tcp || len(f) < header+len(s) {
+		return s, false
+	}
+	copy(s[:], f[header:])
+	return s, true
 }
