@@ -29,7 +29,10 @@ import (
 // administrator.
 
 // markAlike is Op.Flags of the KindMark that tells the second which operations have
-// failed here as they did there. Data: their numbers, 8 bytes each.
+// failed here as they did there. Data is their numbers, up to alikeAtOnce:
+//
+//	offset  size  field
+//	8×k     8     Seq of the k-th, little endian
 const markAlike = 5
 
 // certain says whether an error follows from names and kinds of objects, which are the
